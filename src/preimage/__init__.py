@@ -1,0 +1,1 @@
+"""Invert any image classifier."""

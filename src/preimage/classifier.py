@@ -1,0 +1,256 @@
+"""An adapter round any image classifier: [0, 1] images in, logits and features out.
+
+The adapter owns the classifier's normalisation, finds its penultimate features and can freeze it.
+It never changes a weight or a buffer and leaves no hook behind, not even after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from preimage.errors import PreimageError
+from preimage.types import ImageSpec, Prediction
+from preimage.zoo.architectures import check_problem
+
+
+@runtime_checkable
+class GivesFeatures(Protocol):
+    """A network that returns its penultimate features itself, so that no hook is needed."""
+
+    def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and features (B, ...) of normalised images (B, C, H, W)."""
+
+
+class Classifier(nn.Module):
+    """A trained network with its input normalisation, image shape and class names.
+
+    Args:
+        network: any module that maps images (B, C, H, W) to logits (B, K). It is used in place,
+            not copied.
+        spec: shape of one image.
+        mean: per-channel mean in [0, 1] units that the network's input was centred by; None for
+            a network that takes [0, 1] images.
+        std: per-channel standard deviation, likewise.
+        feature_layer: dotted name of the module whose *input* is the feature vector; None finds
+            the last linear layer that runs.
+        class_names: one name per class; None names them by number.
+        name: what to call the classifier in reports.
+        arch: name of its architecture where known; the student never shares it.
+
+    Raises:
+        PreimageError: for NaN weights, a wrong normalisation, an output that is not (B, K) or not
+            finite, fewer than two classes, images below 8 pixels, or no feature layer to be found.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ImageSpec,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        feature_layer: str | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "classifier",
+        arch: str | None = None,
+    ):
+        super().__init__()
+        _check_weights(network)
+        self.network = network
+        self.spec = spec
+        self.name = name
+        self.arch = arch
+        self.register_buffer("mean", _per_channel(mean, spec, "mean", 0.0), persistent=False)
+        self.register_buffer("std", _per_channel(std, spec, "std", 1.0), persistent=False)
+        if not bool((self.std > 0).all()):
+            raise PreimageError(
+                f"expected a std above 0 for every channel, found {std}; check --std"
+            )
+        self._feature_layer = feature_layer
+        with frozen(self), torch.no_grad():
+            answer = self._probe()
+        self.classes = answer.logits.shape[1]
+        self.feature_size = answer.features.shape[1]
+        check_problem(spec, self.classes)
+        self.class_names = _names(class_names, self.classes)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Classify images (B, C, H, W) in [0, 1]; logits and features come in float32."""
+        inputs = (images - self.mean) / self.std
+        if isinstance(self.network, GivesFeatures):
+            logits, features = self.network.logits_and_features(inputs)
+        else:
+            logits, features = self._hooked(inputs)
+        if not isinstance(logits, Tensor):
+            raise PreimageError(
+                f"expected a tensor of logits (B, K), found {type(logits).__name__}; wrap the "
+                "network so that it returns the class scores alone"
+            )
+        return Prediction(logits.float(), features.flatten(1).float())
+
+    def _hooked(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def remember(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen[:] = arguments[:1]
+
+        layer = self.network.get_submodule(self._feature_layer or "")
+        handle = layer.register_forward_pre_hook(remember)
+        try:
+            logits = self.network(inputs)
+        finally:
+            handle.remove()
+        if not seen:
+            raise PreimageError(
+                f"expected the layer '{self._feature_layer}' to run in every forward pass, found "
+                "that it did not; name another one as the feature layer"
+            )
+        return logits, seen[0]
+
+    def _probe(self) -> Prediction:
+        """Ask for two images, to learn K and D and to meet a misfit here rather than later."""
+        images = torch.rand(2, *self.spec.shape, generator=torch.Generator().manual_seed(0))
+        images = images.to(_device(self.network))
+        self.to(images.device)
+        try:
+            if self._feature_layer is None and not isinstance(self.network, GivesFeatures):
+                self._feature_layer = _last_linear(self.network, (images - self.mean) / self.std)
+            elif self._feature_layer is not None:
+                self.network.get_submodule(self._feature_layer)
+            answer = self(images)
+        except PreimageError:
+            raise
+        except AttributeError as error:
+            raise PreimageError(
+                f"expected a classifier that runs on images {self.spec}, found: {_line(error)}; "
+                "check the feature layer's name and the classifier's code"
+            ) from error
+        except Exception as error:
+            raise PreimageError(
+                f"expected a classifier that runs on 2 images of {self.spec}, found: "
+                f"{_line(error)}; check the image size and channels (--image)"
+            ) from error
+        _check_answer(answer)
+        return answer
+
+
+@contextmanager
+def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterator[Classifier]:
+    """Evaluation mode without gradients for the weights, on `device`, all put back at the end.
+
+    Training flags, `requires_grad`, the device and every buffer are as before afterwards, also
+    for a network that changes its own buffers in evaluation mode.
+    """
+    modes = {module: module.training for module in classifier.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in classifier.parameters()}
+    before = _device(classifier)
+    buffers = {name: buffer.clone() for name, buffer in classifier.named_buffers()}
+    try:
+        classifier.eval().requires_grad_(False)
+        if device is not None:
+            classifier.to(device)
+        yield classifier
+    finally:
+        if device is not None:
+            classifier.to(before)
+        for name, buffer in classifier.named_buffers():
+            if not torch.equal(buffer.nan_to_num(), buffers[name].nan_to_num()):
+                buffer.copy_(buffers[name])
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires in wanted.items():
+            parameter.requires_grad_(requires)
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(module.parameters(), None)
+    if tensor is None:
+        tensor = next(module.buffers(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _check_weights(network: nn.Module) -> None:
+    for kind, tensors in (
+        ("weight", network.named_parameters()),
+        ("buffer", network.named_buffers()),
+    ):
+        for name, tensor in tensors:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise PreimageError(
+                    f"expected finite weights, found NaN or infinity in the {kind} '{name}'; "
+                    "load a checkpoint from before the training diverged"
+                )
+
+
+def _check_answer(answer: Prediction) -> None:
+    shape = tuple(answer.logits.shape)
+    if len(shape) != 2 or shape[0] != 2:
+        raise PreimageError(
+            f"expected logits of shape (2, K) for 2 images, found {shape}; wrap the network so "
+            "that it returns one row of class scores per image"
+        )
+    if not bool(torch.isfinite(answer.logits).all()):
+        raise PreimageError(
+            "expected finite logits, found NaN or infinity on random images in [0, 1]; "
+            "check the normalisation (--mean, --std) and the weights"
+        )
+
+
+def _per_channel(
+    values: Sequence[float] | None, spec: ImageSpec, what: str, default: float
+) -> Tensor:
+    numbers = [default] * spec.channels if values is None else [float(v) for v in values]
+    if len(numbers) == 1:
+        numbers *= spec.channels
+    if len(numbers) != spec.channels:
+        raise PreimageError(
+            f"expected {spec.channels} values of {what}, one a channel, found {len(numbers)}; "
+            f"give --{what} as many as the image has channels"
+        )
+    return torch.tensor(numbers).view(1, -1, 1, 1)
+
+
+def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    if given is None:
+        return tuple(str(k) for k in range(classes))
+    if len(given) != classes:
+        raise PreimageError(
+            f"expected {classes} class names, one per logit, found {len(given)}; "
+            "the data set and the classifier do not fit together"
+        )
+    return tuple(given)
+
+
+def _last_linear(network: nn.Module, inputs: Tensor) -> str:
+    """Name of the last `nn.Linear` that runs on `inputs`."""
+    order: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not order:
+        raise PreimageError(
+            f"expected a linear layer to take the features from, found none in "
+            f"{type(network).__name__}; name the layer whose input to use with --feature-layer"
+        )
+    return order[-1]
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,148 @@
+"""Settings as frozen dataclasses. Nothing here imports torch, so the command line stays quick.
+
+A run folder stores these as JSON, and any run can be repeated from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how the work runs. No setting here changes what is being computed."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU when there is one."""
+    devices: int = 1
+    """Processes, one per device (per CPU process with the cpu accelerator)."""
+    precision: Precision = "auto"
+    """auto is bf16 autocast where the hardware computes in bf16, else float32."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random label-preserving changes to training images, drawn for each image on its own."""
+
+    flip: bool = False
+    """Mirror left and right, half of the time."""
+    shift: int = 2
+    """Largest shift in pixels, both ways, zero-padded."""
+    rotate: float = 0.0
+    """Largest rotation in degrees."""
+    scale: float = 0.0
+    """Largest relative change of size: 0.1 is from 90 to 110 %."""
+    contrast: float = 0.0
+    """Largest relative change of contrast and of brightness."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How `preimage train` trains a reference classifier."""
+
+    arch: str = "cnn"
+    """cnn, resnet, mlp or vit."""
+    width: int | None = None
+    """Channels of the first stage; None takes the architecture's own."""
+    epochs: int = 16
+    batch: int = 256
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    """auto is SGD with Nesterov momentum for networks with batch norm, else AdamW."""
+    lr: float | None = None
+    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001 for AdamW."""
+    weight_decay: float = 5e-4
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Epochs and augmentation that suit a known data set."""
+
+    epochs: int
+    augmentation: Augmentation
+
+
+RECIPES: dict[str, Recipe] = {
+    "mnist": Recipe(8, Augmentation(shift=2, rotate=10, scale=0.1)),
+    "fashion_mnist": Recipe(16, Augmentation(flip=True, shift=2)),
+    "svhn": Recipe(15, Augmentation(shift=2)),
+    "cifar10": Recipe(18, Augmentation(flip=True, shift=4)),
+    "cifar100": Recipe(30, Augmentation(flip=True, shift=4)),
+    "gtsrb": Recipe(40, Augmentation(shift=2, rotate=10, scale=0.1, contrast=0.3)),
+}
+"""What `preimage train` uses for these sets unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of the generator. Its size follows from the image and the condition."""
+
+    latent: int = 64
+    """Length of z ~ N(0, I)."""
+    width: int = 32
+    """Channels at full resolution; they double with every halving, up to eightfold."""
+    dropout: float = 0.3
+    """Share of channels switched off after every stage, while training and while sampling."""
+
+
+@dataclass(frozen=True)
+class InvertConfig:
+    """How a classifier is inverted. The defaults are the paper's method with our weights."""
+
+    conditioning: str = "vector-matrix"
+    """label, vector, matrix or vector-matrix."""
+    spread: float = 4.0
+    """Standard deviation behind a conditioning vector; larger is nearer to one-hot."""
+    margin: float = 2.0
+    """Least log-ratio of the largest entry of a conditioning vector to the next; the paper's is 0."""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    alpha: float = 1.0
+    """Weight of KL(target || prediction)."""
+    beta: float = 1.0
+    """Weight of the cross-entropy with the class."""
+    gamma: float = 0.5
+    """Weight of the mean cosine similarity of features."""
+    delta: float = 0.5
+    """Weight of the orthogonality of features."""
+    terms: tuple[str, ...] = ()
+    """Further loss terms as NAME=WEIGHT; NAME is registered or package.module:function."""
+    steps: int = 800
+    """Training steps at most."""
+    batch: int = 128
+    """Images a step, over all processes together."""
+    lr: float = 2e-3
+    """Peak learning rate of Adam, after a short warm-up and before a cosine decay."""
+    check_every: int = 50
+    """Steps between two held-out checks, each of which is also a checkpoint."""
+    stop_at: float = 0.999
+    """Stop early when this share of the held-out check has the right class ..."""
+    patience: int = 3
+    """... this many times in a row."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which classifier, and what its file does not say of itself."""
+
+    model: str
+    """A bundled classifier (mnist, cifar10, mnist-evaluator ...), a run folder of `preimage
+    train`, package.module:factory, torchvision:NAME, timm:NAME or a torch.export archive
+    FILE.pt2."""
+    checkpoint: str | None = None
+    """Weights for a factory, torchvision or timm network: .safetensors, or a file that
+    torch.load reads with weights_only=True."""
+    image: tuple[int, int, int] | None = None
+    """Channels, height and width of one image, where the model does not say."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean of the model's input normalisation, in [0, 1] units."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation, likewise."""
+    classes: int | None = None
+    """Class count of a torchvision or timm network, where it is not the library's own."""
+    feature_layer: str | None = None
+    """Name of the layer whose input is the penultimate features; found where not given."""

@@ -1,0 +1,66 @@
+"""From the text that names a source to an image set."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+
+from preimage.data.arrays import npz_source
+from preimage.data.cache import read_cached
+from preimage.data.hub import hub_id_source
+from preimage.data.imageset import ImageSet, check_spec
+from preimage.data.known import KNOWN, known_source
+from preimage.data.local import path_source
+from preimage.data.sources import WHOLE, Kind, Request, Source
+from preimage.errors import PreimageError
+from preimage.types import ImageSpec
+
+KINDS: list[Kind] = [
+    Kind(f"a known name ({', '.join(KNOWN)})", known_source),
+    Kind("a .npz file", npz_source),
+    Kind("a .parquet file, a folder of them, or a folder of class folders of images", path_source),
+    Kind("a hub id (owner/name or owner/name:config)", hub_id_source),
+]
+"""Tried in this order; a new kind of source is one function and one line here."""
+
+
+def load(
+    source: str, split: str = "test", *, spec: ImageSpec | None = None, labelled: bool = True
+) -> ImageSet:
+    """Read an image set, from the cache when it was read before.
+
+    Args:
+        source: a known name (see :data:`~preimage.data.known.KNOWN`), found in the folder
+            $PREIMAGE_DATA or else on the hub; a folder with a sub-folder of images for each class,
+            if need be below train/ and test/; a .parquet file or a folder of them; a .npz file; a
+            hub id owner/name or owner/name:config. Write ./mnist for a folder called like a known
+            name.
+        split: which part. A source without splits gives all it has for any split, and says so in
+            :attr:`ImageSet.split`.
+        spec: shape to convert every image to while decoding; without it the images must have one
+            size. See :func:`~preimage.data.imageset.convert_images`.
+        labelled: False also takes images without classes; all labels are then -1.
+
+    Raises:
+        PreimageError: a source, split, image or label that cannot be used.
+    """
+    if spec is not None:
+        check_spec(spec)
+    images = read_cached(_find(source), Request(split, spec, labelled))
+    if labelled and images.split == WHOLE != split:
+        warnings.warn(
+            f"{source} has no splits, so all of its {len(images)} images stand for {split!r}",
+            stacklevel=2,
+        )
+    return images
+
+
+def _find(source: str) -> Source:
+    for kind in KINDS:
+        found = kind.open(source)
+        if found is not None:
+            return found
+    near = difflib.get_close_matches(source.lower().replace("-", "_"), KNOWN, n=2)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    kinds = "; ".join(kind.description for kind in KINDS)
+    raise PreimageError(f"there is no image set {source!r}{hint}: give one of: {kinds}")

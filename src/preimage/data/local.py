@@ -1,0 +1,131 @@
+"""Folders of images and parquet files on this machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from preimage.data.imageset import ImageSet
+from preimage.data.sources import SPLIT_NAMES, WHOLE, Request, Source, canonical_split, stamp
+from preimage.data.table import guarded, read_table
+from preimage.errors import PreimageError
+
+_IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
+)
+_SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # the hub's naming, any split name
+
+
+def path_source(source: str) -> Source | None:
+    """A parquet file, a folder of parquet files, or a folder of images."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".parquet":
+        return parquet_source(path, path.stem)
+    if not source or not path.is_dir():
+        return None
+    if any(file.suffix == ".parquet" for file in _files(path)):
+        return parquet_source(path, path.resolve().name)
+    return _image_folder(path)
+
+
+def parquet_source(path: Path, name: str, label: str | None = None) -> Source:
+    """One parquet file, or a folder of them split by sub-folder or by the start of the file name.
+
+    Args:
+        path: file or folder.
+        name: what the set is called.
+        label: the label column; found by its type when None.
+    """
+    root = path.resolve()
+    files = [root] if root.is_file() else [f for f in _files(root) if f.suffix == ".parquet"]
+
+    def read(request: Request) -> ImageSet:
+        splits: dict[str, list[str]] = {}
+        for file in files:
+            split = WHOLE if file == root else _parquet_split(file, root)
+            splits.setdefault(split, []).append(glob.escape(str(file)))
+        return guarded(
+            lambda: read_table(_stream("parquet", splits), request, name, label), str(path)
+        )
+
+    return Source(name, f"{root}:{label}", stamp(files), read)
+
+
+def _image_folder(path: Path) -> Source:
+    root = path.resolve()
+    files = [file for file in _files(root) if file.suffix.lower() in _IMAGE_SUFFIXES]
+    if not files:
+        found = "holds no image" if any(root.iterdir()) else "is empty"
+        raise PreimageError(
+            f"folder {path} {found}: give one with a sub-folder of images for each class"
+        )
+
+    def read(request: Request) -> ImageSet:
+        roots = _split_folders(root, files)
+        stray = [file for file in files if file.parent.parent not in roots.values()]
+        if request.labelled and stray:
+            raise PreimageError(
+                f"{stray[0]} is not right inside a class folder: sort the images of {path} into "
+                "one sub-folder for each class, or load it without labels"
+            )
+        patterns = {top: _patterns(files, folder) for top, folder in roots.items()}
+        options = {"drop_labels": not request.labelled, "drop_metadata": True}
+        images = guarded(
+            lambda: read_table(_stream("imagefolder", patterns, **options), request, root.name),
+            str(path),
+        )
+        expected = sum(file.is_relative_to(roots[images.split]) for file in files)
+        if len(images) != expected:
+            raise PreimageError(
+                f"{len(images)} images could be read from {path} where {expected} files were "
+                f"expected: keep only {', '.join(sorted(_IMAGE_SUFFIXES))} files there, and "
+                "no []*? in folder names"
+            )
+        return images
+
+    return Source(root.name, str(root), stamp(files), read)
+
+
+def _split_folders(root: Path, files: list[Path]) -> dict[str, Path]:
+    """Folder of each split, when all images are below folders called like splits."""
+    tops = {file.relative_to(root).parts[0] for file in files}
+    if all(canonical_split(top) in SPLIT_NAMES for top in tops):
+        return {top: root / top for top in sorted(tops)}
+    return {WHOLE: root}
+
+
+def _patterns(files: list[Path], top: Path) -> list[str]:
+    """One pattern for each folder; unlike a recursive one, these follow links to folders."""
+    folders = sorted({file.parent for file in files if file.is_relative_to(top)})
+    return [f"{glob.escape(str(folder))}/*" for folder in folders]
+
+
+def _stream(builder: str, files: dict[str, list[str]], **options: Any) -> Any:
+    from datasets import load_dataset
+
+    # streaming reads the files where they lie, and the folder takes what is written nonetheless:
+    # otherwise a second copy of all images, or litter, goes to the home folder
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        return load_dataset(builder, data_files=files, streaming=True, cache_dir=scratch, **options)
+
+
+def _parquet_split(file: Path, root: Path) -> str:
+    shard = _SHARD.fullmatch(file.name)
+    if shard:
+        return shard[1]
+    starts = [re.split(r"[-_.]", file.name)[0], *file.relative_to(root).parts[:-1]]
+    return next((start for start in starts if canonical_split(start) in SPLIT_NAMES), WHOLE)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files below a folder in a fixed order, without hidden ones, as `datasets` sees them."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        for name in sorted(names):
+            if not name.startswith((".", "__")):
+                yield Path(folder) / name

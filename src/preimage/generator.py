@@ -1,0 +1,131 @@
+"""A conditioned generator: latent and condition in, image in [0, 1] out.
+
+All its randomness is in its inputs. Dropout takes its random numbers as an argument, so that it
+stays on while sampling, a sample is repeatable whatever the batch it is drawn in, and several
+processes draw what one would.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from preimage.conditioning import Scheme
+from preimage.config import GeneratorConfig
+from preimage.distributed import GlobalBatchNorm2d
+from preimage.types import Condition, ImageSpec
+
+
+class Noise(NamedTuple):
+    """Everything random about a batch, apart from the condition."""
+
+    latent: Tensor
+    """(B, Z), standard normal."""
+    keep: Tensor
+    """(B, U), uniform in [0, 1): one number for every channel that dropout may switch off."""
+
+    def rows(self, index: slice) -> Noise:
+        """The noise of these rows of the batch."""
+        return Noise(self.latent[index], self.keep[index])
+
+
+def stage_sizes(spec: ImageSpec) -> list[tuple[int, int]]:
+    """Feature map sizes from the first to the image's own, each about twice the one before.
+
+    The first is the largest with a side of at most 8 pixels; there are at least two.
+    """
+    sizes = [(spec.height, spec.width)]
+    while min(sizes[0]) > 8 or len(sizes) < 2:
+        height, width = sizes[0]
+        sizes.insert(0, (-(-height // 2), -(-width // 2)))
+    return sizes
+
+
+def plane_size(spec: ImageSpec) -> tuple[int, int]:
+    """Size of the feature map that a condition's planes join: half-way up."""
+    sizes = stage_sizes(spec)
+    return sizes[len(sizes) // 2 if len(sizes) > 2 else 1]
+
+
+class Generator(nn.Module):
+    """Up-sampling generator that sizes itself from the image and the conditioning scheme.
+
+    A linear layer to the smallest map, then per stage: nearest-neighbour resizing, 3x3
+    convolution (which leaves no checkerboard, as transposed convolution does), batch norm, leaky
+    ReLU and channel dropout; a last convolution and a sigmoid.
+
+    Args:
+        spec: shape of the images to draw.
+        scheme: says how much vector and how many planes to expect.
+        config: latent size, width, dropout rate.
+    """
+
+    def __init__(self, spec: ImageSpec, scheme: Scheme, config: GeneratorConfig):
+        super().__init__()
+        sizes = stage_sizes(spec)
+        channels = [config.width * min(2**i, 8) for i in reversed(range(len(sizes)))]
+        self.start = (channels[0], *sizes[0])
+        self.joint = sizes.index(plane_size(spec)) - 1
+        height, width = sizes[0]
+        self.linear = nn.Linear(
+            config.latent + scheme.vector_size, channels[0] * height * width, bias=False
+        )
+        self.first = _Finish(channels[0], config.dropout)
+        self.stages = nn.ModuleList()
+        for i, size in enumerate(sizes[1:]):
+            planes = scheme.plane_count if i == self.joint else 0
+            self.stages.append(_Stage(channels[i], planes, channels[i + 1], size, config.dropout))
+        self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
+        self.latent_size = config.latent
+        self.keep_sizes = channels if config.dropout > 0 else [0] * len(channels)
+
+    def noise(self, count: int, generator: torch.Generator) -> Noise:
+        """Draw what `count` images need, on the CPU."""
+        latent = torch.randn(count, self.latent_size, generator=generator)
+        return Noise(latent, torch.rand(count, sum(self.keep_sizes), generator=generator))
+
+    def forward(self, noise: Noise, condition: Condition) -> Tensor:
+        """Images (B, C, H, W) in [0, 1], float32."""
+        inputs = [noise.latent]
+        if condition.vector is not None:
+            # centred and scaled to unit variance or so, whatever the class count
+            inputs.append((condition.vector - condition.vector.mean(1, keepdim=True)) * 4)
+        keep = noise.keep.split(self.keep_sizes, dim=1)
+        x = self.linear(torch.cat(inputs, dim=1)).unflatten(1, self.start)
+        x = self.first(x.contiguous(memory_format=torch.channels_last), keep[0])
+        for i, stage in enumerate(self.stages):
+            x = stage(x, condition.planes if i == self.joint else None, keep[i + 1])
+        return self.last(x).float().sigmoid()
+
+
+class _Stage(nn.Module):
+    def __init__(self, before: int, planes: int, after: int, size: tuple[int, int], dropout: float):
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(before + planes, after, 3, padding=1, bias=False)
+        self.finish = _Finish(after, dropout)
+
+    def forward(self, x: Tensor, planes: Tensor | None, keep: Tensor) -> Tensor:
+        x = F.interpolate(x, size=self.size, mode="nearest")
+        if planes is not None:
+            x = torch.cat([x, planes.to(x.dtype)], dim=1)
+        return self.finish(self.conv(x), keep)
+
+
+class _Finish(nn.Module):
+    """Batch norm, leaky ReLU and channel dropout."""
+
+    def __init__(self, channels: int, dropout: float):
+        super().__init__()
+        self.norm = GlobalBatchNorm2d(channels)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = F.leaky_relu(self.norm(x), 0.1)
+        if self.dropout == 0:
+            return x
+        kept = (keep >= self.dropout).to(x.dtype) / (1 - self.dropout)
+        return x * kept[:, :, None, None]

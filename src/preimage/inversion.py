@@ -1,0 +1,211 @@
+"""Learn a generator of everything that a classifier puts in each class, and sample from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities import move_data_to_device
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from preimage.classifier import Classifier, frozen
+from preimage.conditioning import make_scheme
+from preimage.config import GeneratorConfig, InvertConfig
+from preimage.diagnostics import Check
+from preimage.errors import PreimageError
+from preimage.files import write_atomic
+from preimage.generator import Generator, Noise, plane_size
+from preimage.runtime import channels_last, stream
+from preimage.types import Condition, ImageSpec, Prediction, Sample
+
+FORMAT = "preimage-generator-1"
+_CHUNK = 250
+
+
+class Inversion:
+    """A trained generator: draws images that its classifier puts in a wanted class.
+
+    Args:
+        spec: shape of the images.
+        class_names: one name per class.
+        config: the settings that it was trained with.
+        classifier: what was inverted; needed for :meth:`sample`, not for :meth:`images`.
+        checks: the held-out checks made while training.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        class_names: tuple[str, ...],
+        config: InvertConfig,
+        *,
+        classifier: Classifier | None = None,
+        checks: tuple[Check, ...] = (),
+    ):
+        self.spec = spec
+        self.class_names = class_names
+        self.config = config
+        self.classifier = classifier
+        self.checks = checks
+        self.scheme = make_scheme(
+            config.conditioning, len(class_names), plane_size(spec), config.spread, config.margin
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.generator = Generator(spec, self.scheme, config.generator)
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Noise, Condition]:
+        """Everything that the generator needs for images of these labels (B,), on the CPU."""
+        return self.generator.noise(len(labels), random), self.scheme(labels, random)
+
+    def images(self, labels: Tensor, seed: int = 0) -> Tensor:
+        """Draw one image for each label.
+
+        Dropout stays on, as the settings say. The same labels and seed give the same images,
+        whatever was drawn before.
+
+        Args:
+            labels: (N,) class indices from 0 to K - 1.
+            seed: names the draw.
+
+        Returns:
+            (N, C, H, W) in [0, 1], float32, on the CPU.
+
+        Raises:
+            PreimageError: for a class index that does not exist.
+        """
+        labels = torch.as_tensor(labels, dtype=torch.int64).cpu()
+        noise, condition = self.draw(labels, stream("sample", seed))
+        return self._render(noise, condition)
+
+    def sample(self, labels: Tensor, seed: int = 0) -> Sample:
+        """Draw one image for each label, with what the classifier says of it.
+
+        As :meth:`images`; the prediction is made in float32.
+
+        Raises:
+            PreimageError: for a class index that does not exist, or where no classifier is known.
+        """
+        if self.classifier is None:
+            raise PreimageError(
+                "expected a classifier to judge the samples, found an inversion that was loaded "
+                "without one; give it to Inversion.load, or call images() for the images alone"
+            )
+        labels = torch.as_tensor(labels, dtype=torch.int64).cpu()
+        noise, condition = self.draw(labels, stream("sample", seed))
+        images = self._render(noise, condition)
+        return Sample(images, condition, predict(self.classifier, images))
+
+    @torch.no_grad()
+    def _render(self, noise: Noise, condition: Condition) -> Tensor:
+        training = self.generator.training
+        device = next(self.generator.parameters()).device
+        self.generator.eval()
+        try:
+            parts = [
+                self.generator(
+                    *move_data_to_device((noise.rows(rows), condition.rows(rows)), device)
+                ).cpu()
+                for rows in _chunks(len(condition.label))
+            ]
+        finally:
+            self.generator.train(training)
+        return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file: the generator's state and, in the header, all else."""
+        header = {
+            "format": FORMAT,
+            "spec": json.dumps(self.spec.shape),
+            "class_names": json.dumps(self.class_names),
+            "config": json.dumps(asdict(self.config)),
+            "checks": json.dumps([asdict(check) for check in self.checks]),
+        }
+        state = self.generator.state_dict()
+        return save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, header)
+
+    def save(self, path: str | Path) -> None:
+        """Write the inversion to one safetensors file, whole or not at all.
+
+        Raises:
+            DiskError: when the file cannot be written.
+        """
+        write_atomic(Path(path), self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path, classifier: Classifier | None = None) -> Inversion:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the safetensors file.
+            classifier: the classifier that was inverted, for :meth:`sample`.
+
+        Raises:
+            PreimageError: when the file is missing, damaged, of another version, or made for
+                another number of classes than the classifier's.
+        """
+        header, state = _read(Path(path))
+        inversion = cls(
+            ImageSpec(*json.loads(header["spec"])),
+            tuple(json.loads(header["class_names"])),
+            config_from_dict(json.loads(header["config"])),
+            classifier=classifier,
+            checks=tuple(Check(**values) for values in json.loads(header["checks"])),
+        )
+        if classifier is not None and classifier.classes != inversion.classes:
+            raise PreimageError(
+                f"expected a classifier of {inversion.classes} classes for '{path}', found one of "
+                f"{classifier.classes}; give the one that was inverted"
+            )
+        inversion.generator.load_state_dict(state)
+        return inversion
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, images: Tensor, batch: int = _CHUNK) -> Prediction:
+    """The classifier's float32 answer on images (N, C, H, W), in evaluation mode, on the CPU."""
+    with frozen(classifier):
+        device = classifier.mean.device
+        parts = [classifier(channels_last(part.to(device))) for part in images.split(batch)]
+    return Prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+
+
+def config_from_dict(values: dict[str, Any]) -> InvertConfig:
+    """Settings from what JSON made of them."""
+    values = dict(values)
+    values["generator"] = GeneratorConfig(**values["generator"])
+    values["terms"] = tuple(values["terms"])
+    return InvertConfig(**values)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PreimageError(
+            f"expected a generator file, found none that can be read at '{path}'; "
+            "check the path, or run the inversion again"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise PreimageError(
+            f"expected a generator file of format {FORMAT}, found "
+            f"{header.get('format', 'none')} in '{path}'; make it again with this version"
+        )
+    return header, state

@@ -1,0 +1,262 @@
+"""The loop that inverts a classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from preimage.checkpoint import Checkpointer
+from preimage.classifier import Classifier, frozen
+from preimage.config import InvertConfig, Runtime
+from preimage.diagnostics import Check, class_diversity, gradient_shares
+from preimage.distributed import gather
+from preimage.errors import DivergedError, PreimageError
+from preimage.inversion import Inversion
+from preimage.losses import Objective, paper_terms, parse_term
+from preimage.runtime import make_fabric, stream
+from preimage.types import ImageSpec, Sample
+
+_CHECK_IMAGES = 500
+_WARM_UP = 50
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an inversion stands."""
+
+    step: int
+    steps: int
+    loss: float
+    check: Check | None
+    """The held-out check made at this step, if one was."""
+
+
+def default_objective(config: InvertConfig) -> Objective:
+    """The paper's four terms with the settings' weights, then the further terms."""
+    paper = paper_terms(config.alpha, config.beta, config.gamma, config.delta)
+    return Objective([*paper, *map(parse_term, config.terms)])
+
+
+def invert(
+    model: Classifier | nn.Module,
+    config: InvertConfig | None = None,
+    *,
+    image: ImageSpec | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    feature_layer: str | None = None,
+    objective: Objective | None = None,
+    runtime: Runtime | None = None,
+    checkpoint: Checkpointer | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Inversion:
+    """Learn a generator of everything that `model` puts in each class.
+
+    The method of "Network Inversion and Its Applications" (arXiv 2411.17777). The model is not
+    changed: its weights, buffers, training flags and hooks are afterwards as they were.
+
+    Args:
+        model: a :class:`Classifier`, or any module from images (B, C, H, W) to logits (B, K).
+        config: settings; None takes the defaults.
+        image: (channels, height, width) of one image, for a plain module.
+        mean: per-channel mean that the plain module's input is centred by, in [0, 1] units.
+        std: per-channel standard deviation, likewise.
+        feature_layer: for a plain module, name of the layer whose input is the features.
+        objective: the loss; None takes the settings' terms and weights.
+        runtime: devices and precision; with several devices every process returns the same.
+        checkpoint: when given, resumes from its state and saves at every held-out check.
+        on_step: called after every step, on the first process only.
+
+    Returns:
+        The trained inversion, with `model` attached as its classifier.
+
+    Raises:
+        PreimageError: for a model or settings that do not fit.
+        DivergedError: when the loss becomes NaN or infinite; the last checkpoint stays.
+    """
+    config = config or InvertConfig()
+    classifier = _as_classifier(model, image, mean, std, feature_layer)
+    objective = objective or default_objective(config)
+    fabric = make_fabric(runtime or Runtime())
+    fabric.launch()
+    _check_settings(config, fabric.world_size)
+    inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
+    with frozen(classifier, fabric.device):
+        _Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
+    inversion.generator.cpu().eval()
+    return inversion
+
+
+class _Trainer:
+    """One inversion under way."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        inversion: Inversion,
+        classifier: Classifier,
+        objective: Objective,
+        checkpoint: Checkpointer | None,
+        on_step: Callable[[Progress], None] | None,
+    ):
+        self.fabric, self.inversion, self.classifier = fabric, inversion, classifier
+        self.objective, self.checkpoint, self.on_step = objective, checkpoint, on_step
+        self.config = inversion.config
+        generator = inversion.generator
+        optimizer = torch.optim.Adam(generator.parameters(), lr=self.config.lr, betas=(0.5, 0.99))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        self.model, self.optimizer = fabric.setup(generator, optimizer)
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to a hundredth."""
+        steps = self.config.steps
+        warm = min(1.0, (step + 1) / min(_WARM_UP, steps))
+        return warm * (0.505 + 0.495 * math.cos(math.pi * min(step, steps) / steps))
+
+    def run(self) -> None:
+        """Train until the steps are done or the held-out check is good enough."""
+        step = self._restore()
+        while step < self.config.steps and not self._enough():
+            loss, sample = self.step(step)
+            step += 1
+            due = step % self.config.check_every == 0 or step == self.config.steps
+            check = self._check(step, loss, sample) if due else None
+            if self.on_step and self.fabric.is_global_zero:
+                self.on_step(Progress(step, self.config.steps, loss, check))
+            if due:
+                self._save(step)
+
+    def step(self, step: int) -> tuple[float, Sample]:
+        """One optimiser step on the batch that belongs to `step`.
+
+        Returns:
+            The objective's value and the whole batch's sample.
+        """
+        self.model.train()
+        sample = self._draw(step)
+        loss = self.objective(sample)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"expected a finite loss, found {value} at step {step + 1}; lower --lr or the "
+                "weights of the loss, the last good checkpoint stays as it was"
+            )
+        self.optimizer.step()
+        self.schedule.step()
+        return value, sample
+
+    def _draw(self, step: int) -> Sample:
+        """This step's batch: all processes draw the whole, each renders and judges its share."""
+        random = stream(self.config.seed, "step", step)
+        labels = torch.randperm(self.config.batch, generator=random) % self.inversion.classes
+        if self.inversion.classes > self.config.batch:
+            labels = torch.randint(self.inversion.classes, labels.shape, generator=random)
+        inputs = self.inversion.draw(labels, random)
+        share = self.config.batch // self.fabric.world_size
+        mine = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
+        noise, condition = (part.rows(mine) for part in inputs)
+        noise, condition = self.fabric.to_device((noise, condition))
+        images = self.model(noise, condition)
+        with self.fabric.autocast():
+            sample = Sample(images, condition, self.classifier(images))
+        return gather(self.fabric, sample)
+
+    def _check(self, step: int, loss: float, training: Sample) -> Check:
+        """Judge fresh samples, drawn from numbers that no training step uses."""
+        generator, classes = self.inversion.generator, self.inversion.classes
+        labels = torch.arange(max(_CHECK_IMAGES, 2 * min(classes, 64))) % classes
+        inputs = self.inversion.draw(labels, stream(self.config.seed, "check"))
+        noise, condition = self.fabric.to_device(inputs)
+        generator.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            images = generator(noise, condition)
+            probability = self.classifier(images).logits.softmax(1)
+        generator.train()
+        with self.fabric.autocast():
+            gradient, shares = gradient_shares(self.objective, self.classifier, training)
+        wanted = labels.to(probability.device)
+        diversity, limit = class_diversity(images.cpu(), labels)
+        check = Check(
+            step=step,
+            accuracy=float((probability.argmax(1) == wanted).float().mean()),
+            confidence=float(probability.gather(1, wanted[:, None]).mean()),
+            diversity=diversity,
+            diversity_limit=limit,
+            loss=loss,
+            gradient=gradient,
+            shares=shares,
+        )
+        self.inversion.checks = (*self.inversion.checks, check)
+        return check
+
+    def _enough(self) -> bool:
+        last = self.inversion.checks[-self.config.patience :]
+        return len(last) == self.config.patience and all(
+            check.accuracy >= self.config.stop_at for check in last
+        )
+
+    def _save(self, step: int) -> None:
+        if self.checkpoint is None or not self.fabric.is_global_zero:
+            return
+        state = {
+            "step": step,
+            "generator": self.inversion.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "checks": [asdict(check) for check in self.inversion.checks],
+        }
+        self.checkpoint.save_state(state)
+
+    def _restore(self) -> int:
+        """Load the last state and return the steps it has behind it."""
+        state = self.checkpoint.load_state() if self.checkpoint else None
+        if state is None:
+            return 0
+        self.inversion.generator.load_state_dict(state["generator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.inversion.checks = tuple(Check(**values) for values in state["checks"])
+        return int(state["step"])
+
+
+def _as_classifier(
+    model: Classifier | nn.Module,
+    image: ImageSpec | Sequence[int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    feature_layer: str | None,
+) -> Classifier:
+    if isinstance(model, Classifier):
+        return model
+    if image is None:
+        raise PreimageError(
+            "expected the image shape of a plain module, found none; pass "
+            "image=(channels, height, width)"
+        )
+    spec = image if isinstance(image, ImageSpec) else ImageSpec(*image)
+    return Classifier(model, spec, mean=mean, std=std, feature_layer=feature_layer)
+
+
+def _check_settings(config: InvertConfig, processes: int) -> None:
+    if config.steps < 1 or config.check_every < 1 or config.patience < 1:
+        raise PreimageError(
+            f"expected steps, check_every and patience of at least 1, found {config.steps}, "
+            f"{config.check_every} and {config.patience}; raise them"
+        )
+    if config.batch < 2 * processes or config.batch % processes:
+        raise PreimageError(
+            f"expected a batch that splits evenly over {processes} process(es) with at least 2 "
+            f"images each, found {config.batch}; change --batch"
+        )
+    if not 0 <= config.generator.dropout < 1:
+        raise PreimageError(
+            f"expected a dropout from 0 to below 1, found {config.generator.dropout}; "
+            "change --generator.dropout"
+        )

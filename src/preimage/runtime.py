@@ -1,0 +1,70 @@
+"""Devices, precision and random streams: the one place that knows about lightning-fabric."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from preimage.config import Runtime
+from preimage.errors import PreimageError
+
+
+def make_fabric(runtime: Runtime) -> Fabric:
+    """Fabric for these settings, not launched yet.
+
+    Raises:
+        PreimageError: when the accelerator or the number of devices is not there.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if runtime.devices < 1:
+        raise PreimageError(f"expected at least 1 device, found {runtime.devices}; set --devices 1")
+    if runtime.accelerator == "cuda" and torch.cuda.device_count() < runtime.devices:
+        raise PreimageError(
+            f"expected {runtime.devices} CUDA device(s), found {torch.cuda.device_count()}; "
+            "use --accelerator cpu or fewer --devices"
+        )
+    strategy = "ddp" if runtime.devices > 1 else "auto"
+    return Fabric(
+        accelerator=runtime.accelerator,
+        devices=runtime.devices,
+        strategy=strategy,
+        precision=_precision(runtime),
+    )
+
+
+def _precision(runtime: Runtime) -> Any:
+    if runtime.precision != "auto":
+        return runtime.precision
+    on_gpu = runtime.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    supported = torch.cuda.is_bf16_supported() if on_gpu else _cpu_has_bf16()
+    return "bf16-mixed" if supported else "32-true"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether bf16 is native on this CPU: emulated, it is slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if _has_mkldnn() else False
+
+
+def _has_mkldnn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())
+
+
+def stream(*key: int | str) -> torch.Generator:
+    """CPU random generator that depends on `key` alone.
+
+    Drawing every step's randomness from ``stream(seed, step)`` leaves no generator state to save:
+    a resumed run and a run on several processes see the very numbers of an unbroken one.
+    """
+    text = "/".join(str(part) for part in key)
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same values in the memory order that convolutions are fastest in."""
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,215 @@
+"""Train a reference classifier: what `preimage train` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from preimage.augment import augment
+from preimage.checkpoint import Checkpointer
+from preimage.classifier import Classifier, frozen
+from preimage.config import Runtime, TrainConfig
+from preimage.data import ImageSet
+from preimage.errors import DivergedError, PreimageError
+from preimage.runtime import channels_last, make_fabric, stream
+from preimage.zoo.architectures import build
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to."""
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    seconds: float
+
+
+def train(
+    data: ImageSet,
+    config: TrainConfig,
+    *,
+    runtime: Runtime | None = None,
+    checkpoint: Checkpointer | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Classifier:
+    """Train on every image of `data` and return the classifier of the last epoch.
+
+    Nothing is selected by any held-out figure, so a test set stays a test set.
+
+    Args:
+        data: training images, at least two classes.
+        config: architecture, schedule, augmentation and seed.
+        runtime: device and precision; one device.
+        checkpoint: when given, resumes from its state and saves after every epoch.
+        on_epoch: called after each epoch that is trained now.
+
+    Raises:
+        PreimageError: for an unknown architecture or a problem that is too small.
+        DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
+    """
+    runtime = runtime or Runtime()
+    if runtime.devices != 1:
+        raise PreimageError(
+            f"expected one device for training, found --devices {runtime.devices}; leave it at 1"
+        )
+    fabric = make_fabric(runtime)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        mean, std = channel_statistics(data.images)
+        network = build(config.arch, data.spec, data.classes, config.width)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps = config.epochs * _steps(len(data), config.batch)
+        optimizer, schedule = _optimizer(network, config, steps)
+        model, optimizer = fabric.setup(network, optimizer)
+        first = _restore(network, optimizer, schedule, checkpoint)
+        for epoch in range(first, config.epochs):
+            # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
+            torch.manual_seed(int(stream(config.seed, "dropout", epoch).initial_seed() % 2**31))
+            start = time.perf_counter()
+            batches = (
+                (channels_last((images - mean) / std), labels)
+                for images, labels in _batches(data, config, epoch)
+            )
+            loss, accuracy = _epoch(fabric, model, optimizer, schedule, batches, epoch)
+            if checkpoint:
+                checkpoint.save_state(_state(network, optimizer, schedule, epoch + 1))
+            if on_epoch:
+                on_epoch(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - start))
+    return Classifier(
+        network.cpu().eval(),
+        data.spec,
+        mean=mean.flatten().tolist(),
+        std=std.flatten().tolist(),
+        class_names=data.class_names,
+        name=data.name,
+        arch=config.arch,
+    )
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 (N, C, H, W), each (C, 1, 1) in [0, 1]."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(c.reshape(-1), minlength=256) for c in images.unbind(1)])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    mean = share @ values
+    variance = share @ values.square() - mean.square()
+    deviation = variance.clamp_min(1e-6).sqrt()
+    return mean.float().view(-1, 1, 1), deviation.float().view(-1, 1, 1)
+
+
+@torch.no_grad()
+def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> float:
+    """Share of `data` that `classifier`, in evaluation mode, puts in the right class."""
+    with frozen(classifier):
+        answers = [
+            classifier(channels_last(data.floats(index))).logits.argmax(1)
+            for index in torch.arange(len(data)).split(batch)
+        ]
+    accuracy = multiclass_accuracy(
+        torch.cat(answers), data.labels, num_classes=data.classes, average="micro"
+    )
+    return float(accuracy)
+
+
+def _epoch(
+    fabric: Any,
+    model: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    epoch: int,
+) -> tuple[float, float]:
+    model.train()
+    total, right, seen = 0.0, 0, 0
+    for batch in batches:
+        images, labels = fabric.to_device(batch)
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(labels)
+        right += int((logits.argmax(1) == labels).sum())
+        seen += len(labels)
+    if total != total or total == float("inf"):
+        raise DivergedError(
+            f"expected a finite loss, found {total / seen} in epoch {epoch + 1}; "
+            "lower the learning rate with --lr, the last good epoch stays saved"
+        )
+    return total / seen, right / seen
+
+
+def _batches(data: ImageSet, config: TrainConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, augmented batches; a last short one is left out unless it is the only one."""
+    random = stream(config.seed, "batches", epoch)
+    order = torch.randperm(len(data), generator=random)
+    batch = min(config.batch, len(data))
+    for start in range(0, _steps(len(data), config.batch) * batch, batch):
+        index = order[start : start + batch]
+        yield augment(data.floats(index), config.augmentation, random), data.labels[index]
+
+
+def _steps(images: int, batch: int) -> int:
+    return max(1, images // batch)
+
+
+def _optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any, Any]:
+    kind = config.optimizer
+    if kind == "auto":
+        kind = "sgd" if _has_batch_norm(network) else "adamw"
+    peak = config.lr or (0.2 if kind == "sgd" else 1e-3)
+    groups = _parameter_groups(network, config.weight_decay)
+    optimizer: torch.optim.Optimizer
+    if kind == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=peak)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak, total_steps=steps, pct_start=0.25, cycle_momentum=False
+    )
+    return optimizer, schedule
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels only, as is usual."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _state(network: nn.Module, optimizer: Any, schedule: Any, epochs: int) -> dict[str, Any]:
+    return {
+        "step": epochs,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+
+
+def _restore(
+    network: nn.Module, optimizer: Any, schedule: Any, checkpoint: Checkpointer | None
+) -> int:
+    """Load the last state and return how many epochs it has behind it."""
+    state = checkpoint.load_state() if checkpoint else None
+    if state is None:
+        return 0
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])

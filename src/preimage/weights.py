@@ -1,0 +1,85 @@
+"""Read a network's weights from a file, without ever running code from it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from preimage.errors import PreimageError
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
+
+
+def load_checkpoint(network: nn.Module, path: str | Path) -> None:
+    """Load weights into `network`; every name and shape must fit.
+
+    Args:
+        network: changed in place.
+        path: a ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads: a
+            state dict, bare or under a usual key, with or without a ``module.`` prefix.
+
+    Raises:
+        PreimageError: when the file is missing, damaged, holds code, or does not fit.
+    """
+    state = _read(Path(path))
+    wanted = network.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    unknown = sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & state.keys()
+        if state[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} (first: {names[0]})"
+        for names, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "misshapen"))
+        if names
+    ]
+    if problems:
+        raise PreimageError(
+            f"expected the weights of {type(network).__name__} in '{path}', found tensors "
+            f"{', '.join(problems)}; give the checkpoint that belongs to this network"
+        )
+    network.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise PreimageError(
+            f"expected a checkpoint file, found none at '{path}'; check --checkpoint"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PreimageError(
+            f"expected plain tensors in '{path}', found a pickle that holds other objects or "
+            "code, which is never run here; save the network's state_dict() alone, best as "
+            ".safetensors"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise PreimageError(
+            f"expected a readable checkpoint, found a damaged or foreign file '{path}'; "
+            "save it again as .safetensors"
+        ) from error
+    return _state_dict(content, path)
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a file held, its usual wrappings removed."""
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise PreimageError(
+            f"expected a state dict of tensors in '{path}', found {type(content).__name__}; "
+            "save the network's state_dict()"
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}

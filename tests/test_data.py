@@ -1,0 +1,340 @@
+"""Every kind of source and every kind of bad input, on small generated sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from preimage.data import KNOWN, ImageSet, load
+from preimage.errors import PreimageError
+from preimage.types import ImageSpec
+
+IMAGE = {"_type": "Image"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*has no splits")
+        yield
+
+
+def png(pixels: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, options.pop("format", "PNG"), **options)
+    return out.getvalue()
+
+
+def numbered(count: int, channels: int = 1, side: int = 8) -> list[np.ndarray]:
+    """Image i has the value i everywhere but for a mark that shows its orientation."""
+    images = []
+    for i in range(count):
+        pixels = np.full((side, side, channels), i, np.uint8)
+        pixels[0, 1:3, 0] = 200, 201
+        images.append(pixels if channels == 3 else pixels[..., 0])
+    return images
+
+
+def write_parquet(path: Path, columns: dict[str, list], features: dict | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        key: [{"bytes": v, "path": None} if isinstance(v, bytes) else v for v in values]
+        for key, values in columns.items()
+    }
+    table = pa.table(columns)
+    if features:
+        metadata = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, path)
+    return path
+
+
+def class_label(count: int) -> dict:
+    return {"_type": "ClassLabel", "names": [f"c{k}" for k in range(count)]}
+
+
+def write_images(folder: Path, images: list[np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, pixels in enumerate(images):
+        (folder / f"{i:03}.png").write_bytes(png(pixels))
+
+
+def pixels_equal(images: ImageSet, expected: list[np.ndarray]) -> bool:
+    stacked = torch.from_numpy(np.stack(expected))
+    stacked = stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)
+    return torch.equal(images.images, stacked)
+
+
+# Parquet and known names -----------------------------------------------------------------------
+
+
+def test_svhn_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = numbered(12, 3)
+    for split, rows in (("train", images), ("test", images[:4]), ("extra", images[5:6])):
+        write_parquet(
+            tmp_path / "svhn" / f"{split}-00000-of-00001.parquet",
+            {"image": [png(p) for p in rows], "label": [i % 10 for i in range(len(rows))]},
+            {"image": IMAGE, "label": class_label(10)},
+        )
+    monkeypatch.setenv("PREIMAGE_DATA", str(tmp_path))
+    train = load("svhn", "train")
+    assert (train.name, train.split, train.classes, len(train)) == ("svhn", "train", 10, 12)
+    assert train.spec == ImageSpec(3, 8, 8)
+    assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
+    assert pixels_equal(train, images)
+    assert train.labels.tolist() == [i % 10 for i in range(12)]
+    assert len(load("SVHN")) == 4 and len(load("svhn", "extra")) == 1
+    with pytest.raises(PreimageError, match="no split 'val': ask for one of extra, test, train"):
+        load("svhn", "val")
+
+
+def test_svhn_configuration_of_a_whole_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for config, count in (("cropped_digits", 3), ("full_numbers", 7)):
+        write_parquet(
+            tmp_path / "svhn" / config / "test-00000-of-00001.parquet",
+            {"image": [png(p) for p in numbered(count, 3)], "label": [0, 1, *[1] * (count - 2)]},
+            {"image": IMAGE, "label": class_label(10)},
+        )
+    monkeypatch.setenv("PREIMAGE_DATA", str(tmp_path))
+    assert len(load("svhn")) == 3
+
+
+def test_cifar100_takes_the_fine_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = numbered(5, 3)
+    write_parquet(
+        tmp_path / "cifar100" / "test-00000-of-00001.parquet",
+        {
+            "img": [png(p, format="WEBP", lossless=True) for p in images],
+            "coarse_label": [1, 2, 3, 4, 5],
+            "fine_label": [99, 0, 7, 7, 50],
+        },
+        {"img": IMAGE, "coarse_label": class_label(20), "fine_label": class_label(100)},
+    )
+    monkeypatch.setenv("PREIMAGE_DATA", str(tmp_path))
+    test = load("cifar100")
+    assert test.labels.tolist() == [99, 0, 7, 7, 50] and test.classes == 100
+    assert pixels_equal(test, images)
+    monkeypatch.setitem(KNOWN, "cifar100", replace(KNOWN["cifar100"], label="coarse_label"))
+    assert load("cifar100").labels.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_shards_are_read_in_order(tmp_path: Path) -> None:
+    images = numbered(40)
+    for shard in (1, 0):
+        rows = range(20 * shard, 20 * shard + 20)
+        write_parquet(
+            tmp_path / "set" / f"train-0000{shard}-of-00002.parquet",
+            {"image": [png(images[i]) for i in rows], "label": [i % 2 for i in rows]},
+            {"image": IMAGE, "label": class_label(2)},
+        )
+    assert pixels_equal(load(str(tmp_path / "set"), "train"), images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (["b", "a", "b"], ("a", "b", "z"), [1, 0, 1]),
+        ([3, 0, 1], ("0", "1", "2", "3", "4"), [3, 0, 1]),
+    ],
+)
+def test_labels_without_names_agree_between_splits(
+    tmp_path: Path, labels: list, names: tuple[str, ...], expected: list[int]
+) -> None:
+    folder = tmp_path / "set"
+    images = [png(p) for p in numbered(3)]
+    elsewhere = ["z"] if isinstance(labels[0], str) else [4]
+    write_parquet(folder / "train.parquet", {"photo": images, "kind": labels})
+    write_parquet(folder / "test.parquet", {"photo": images[:1], "kind": elsewhere})
+    train = load(str(folder), "train")
+    assert train.class_names == names
+    assert train.labels.tolist() == expected
+    assert load(str(folder), "test").class_names == names
+
+
+def test_single_parquet_file_stands_for_any_split(tmp_path: Path) -> None:
+    path = write_parquet(
+        tmp_path / "some.parquet", {"image": [png(p) for p in numbered(3)], "label": [0, 1, 1]}
+    )
+    with pytest.warns(UserWarning, match="has no splits, so all of its 3 images"):
+        assert load(str(path), "train").split == "all"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlabelled = load(str(path), labelled=False)
+    assert unlabelled.labels.tolist() == [-1, -1, -1] and unlabelled.class_names == ()
+
+
+@pytest.mark.parametrize("label", [-1, 3, None])
+def test_labels_outside_of_the_names(tmp_path: Path, label: int | None) -> None:
+    path = write_parquet(
+        tmp_path / "bad.parquet",
+        {"image": [png(p) for p in numbered(2)], "label": [0, label]},
+        {"image": IMAGE, "label": class_label(3)},
+    )
+    with pytest.raises(PreimageError, match=f"row 1 .* has label {label}, expected 0 to 2"):
+        load(str(path))
+    assert len(load(str(path), labelled=False)) == 2
+
+
+def test_negative_plain_label(tmp_path: Path) -> None:
+    images = [png(p) for p in numbered(3)]
+    path = write_parquet(tmp_path / "bad.parquet", {"image": images, "label": [0, 1, -5]})
+    with pytest.raises(PreimageError, match=r"row 2 .* has label -5"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [b"junk"], "label": [0]}, "row 0 of bad .* cannot be decoded"),
+        ({"image": [png(numbered(1)[0])[:-30]], "label": [0]}, "row 0 of bad .* decoded"),
+        ({"text": ["a"], "label": [0]}, "no column that could be the image"),
+        ({"image": [png(numbered(1)[0])], "weight": [0.5]}, "no column .* the label"),
+        ({"image": [png(numbered(1)[0])], "a": [0], "b": [0]}, "several columns .* the label"),
+        ({"image": [png(numbered(1)[0])] * 2, "label": [1, 1]}, "fewer than two classes"),
+        ({"image": [png(p) for p in numbered(1, side=7)], "label": [0]}, "7x7 pixels"),
+    ],
+)
+def test_bad_parquet(tmp_path: Path, columns: dict[str, list], message: str) -> None:
+    path = write_parquet(tmp_path / "bad.parquet", columns)
+    with pytest.raises(PreimageError, match=message):
+        load(str(path))
+
+
+def test_damaged_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(PreimageError, match=r"bad\.parquet cannot be read as a table"):
+        load(str(tmp_path / "bad.parquet"))
+
+
+# Folders of images -----------------------------------------------------------------------------
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    root = tmp_path / "pets [2]"
+    images = numbered(5)
+    write_images(root / "dog", images[:2])
+    write_images(root / "cat", images[2:])
+    (root / "cat" / "notes.txt").write_text("not an image")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "x.png").write_bytes(b"junk")
+    pets = load(str(root), "train")
+    assert pets.name == "pets [2]" and pets.class_names == ("cat", "dog")
+    assert pets.labels.tolist() == [0, 0, 0, 1, 1]
+    assert pixels_equal(pets, images[2:] + images[:2])
+
+
+def test_folder_with_splits_numbers_classes_alike(tmp_path: Path) -> None:
+    for split, classes in (("train", "abc"), ("val", "c"), ("test", "bc")):
+        for name in classes:
+            write_images(tmp_path / "set" / split / name, numbered(2))
+    (tmp_path / "set" / "README.md").write_text("hello")
+    test = load(str(tmp_path / "set"), "test")
+    assert test.class_names == ("a", "b", "c") and test.labels.tolist() == [1, 1, 2, 2]
+    assert load(str(tmp_path / "set"), "validation").labels.tolist() == [2, 2]
+    with pytest.raises(PreimageError, match="ask for one of test, train, val"):
+        load(str(tmp_path / "set"), "extra")
+
+
+def test_linked_class_folder(tmp_path: Path) -> None:
+    write_images(tmp_path / "set" / "a", numbered(2))
+    write_images(tmp_path / "elsewhere", numbered(3))
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere")
+    assert load(str(tmp_path / "set")).labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_no_image_is_added_or_lost_in_silence(tmp_path: Path) -> None:
+    for name in "ab":
+        write_images(tmp_path / "set" / name, numbered(2))
+    Image.fromarray(numbered(1)[0]).save(tmp_path / "set" / "a" / "more.tga")
+    with pytest.raises(PreimageError, match=r"5 images could be read .* where 4 files"):
+        load(str(tmp_path / "set"))
+
+
+def test_flat_folder_needs_labelled_false(tmp_path: Path) -> None:
+    images = numbered(12)
+    write_images(tmp_path / "flat", images)
+    with pytest.raises(PreimageError, match=r"000.png is not right inside a class folder"):
+        load(str(tmp_path / "flat"))
+    flat = load(str(tmp_path / "flat"), labelled=False)
+    assert flat.class_names == () and flat.classes == 0
+    assert flat.labels.tolist() == [-1] * 12
+    assert pixels_equal(flat, images)
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with pytest.raises(PreimageError, match="is empty"):
+        load(str(root))
+    (root / "notes.txt").write_text("x")
+    with pytest.raises(PreimageError, match="holds no image"):
+        load(str(root))
+    write_images(root / "a", numbered(2))
+    with pytest.raises(PreimageError, match="fewer than two classes"):
+        load(str(root))
+    write_images(root / "b", numbered(2))
+    (root / "b" / "001.png").write_bytes(b"junk")
+    with pytest.raises(PreimageError, match=r"b/001\.png cannot be decoded"):
+        load(str(root))
+    write_images(root / "b", numbered(2, side=9))
+    with pytest.raises(PreimageError, match=r"one size, but .*b/000.png is 9x9 .* are 8x8"):
+        load(str(root))
+
+
+# Names and the hub -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("mnits", "did you mean mnist"),
+        ("cifar-11", "did you mean cifar10"),
+        ("./nowhere", "no image set './nowhere': give one of: a known name"),
+        ("", "no image set ''"),
+    ],
+)
+def test_unknown_source(source: str, message: str) -> None:
+    with pytest.raises(PreimageError, match=message):
+        load(source)
+
+
+def test_gtsrb_has_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREIMAGE_DATA", str(tmp_path))
+    with pytest.raises(PreimageError, match=r"gtsrb is not on the hub.*set PREIMAGE_DATA"):
+        load("gtsrb")
+
+
+# Real data -------------------------------------------------------------------------------------
+
+real = pytest.mark.skipif("PREIMAGE_DATA" not in os.environ, reason="PREIMAGE_DATA is not set")
+
+
+@real
+def test_real_mnist() -> None:
+    test = load("mnist")
+    assert test.images.shape == (10_000, 1, 28, 28)
+    assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert test.class_names == tuple("0123456789")
+    assert abs(test.floats().mean().item() - 0.1325) < 1e-3
+
+
+@real
+def test_real_gtsrb() -> None:
+    test = load("gtsrb")
+    assert test.images.shape == (3000, 3, 32, 32)
+    assert test.classes == 43 and test.labels.unique().numel() == 43
