@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from preimage import diversity
+from preimage import diversity, metrics
 from preimage.classifier import Classifier
 from preimage.data import ImageSet
 from preimage.diversity import first_of_each_class
-from preimage.drawing import CHUNK
+from preimage.drawing import CHUNK, to_bytes
 from preimage.errors import PreimageError
 from preimage.metrics import Metrics, evaluate, precision_coverage, vendi, within_class_vendi
 from preimage.student import StudentConfig
@@ -132,6 +132,15 @@ def test_vendi_counts_black_images_as_one_direction():
     assert vendi(torch.cat([torch.zeros(3, 4), torch.ones(3, 4)])) == pytest.approx(2)
 
 
+@pytest.mark.parametrize("shape", [(6, 50), (50, 6)])
+def test_vendi_decomposes_the_smaller_of_the_two_matrices(shape, monkeypatch):
+    sizes = []
+    solve = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda x: sizes.append(x.shape) or solve(x))
+    vendi(torch.rand(shape))
+    assert sizes == [(6, 6)]
+
+
 @pytest.mark.parametrize("bad", [torch.full((3, 2), torch.nan), torch.empty(0, 2), torch.ones(3)])
 def test_vendi_refuses_what_it_cannot_measure(bad):
     with pytest.raises(PreimageError, match="Vendi"):
@@ -198,6 +207,11 @@ def test_precision_coverage_do_not_depend_on_chunks_or_order(monkeypatch):
         assert precision_coverage(real, fake) == pytest.approx(whole)
 
 
+def test_precision_coverage_do_not_depend_on_the_origin():
+    real, fake = torch.randn(64, 4).double(), torch.randn(50, 4).double() + 1
+    assert precision_coverage(real + 1e6, fake + 1e6) == precision_coverage(real, fake)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_a_copy_of_the_real_set_is_all_precise_and_covers_all(offset):
     real = torch.randn(50, 6).repeat(8, 1) + offset  # eight copies each: every radius is zero
@@ -235,11 +249,18 @@ def test_precision_coverage_refuse_bad_input(real, fake, k):
 # --- evaluate
 
 
+def test_images_are_rounded_to_the_nearest_byte():
+    levels = torch.arange(256)
+    for off in (-0.4, 0.0, 0.4):
+        images = ((levels + off) / 255).clamp(0, 1)
+        assert torch.equal(to_bytes(images), levels.to(torch.uint8))
+
+
 def test_accuracies_and_confidence_are_the_known_ones():
     found = evaluate(three_in_four, quadrants, classes=K, evaluator=swapped, samples=3 * CHUNK + 60)
     right, wrong = math.exp(5) / (math.exp(5) + 3), 1 / (math.exp(5) + 3)
-    assert found.inversion_accuracy == pytest.approx(0.75)
-    assert found.evaluator_accuracy == pytest.approx(0.25)
+    assert found.inversion_accuracy == 0.75
+    assert found.evaluator_accuracy == 0.25
     assert found.confidence == pytest.approx(0.75 * right + 0.25 * wrong)
 
 
@@ -263,6 +284,43 @@ def test_real_and_generated_are_compared_in_equal_numbers():
     classes = [real.images[real.labels == k][:n].flatten(1) for k, n in enumerate(counts)]
     assert found.vendi_pixel_real == pytest.approx(sum(map(vendi, classes)) / 3)
     assert found.vendi_pixel == pytest.approx(found.vendi_pixel_real)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "most"),
+    [("VENDI_COUNT", 5, 5), ("MOST_BYTES", 2 * K * 144 * 3, 3), ("MOST_BYTES", 1, 2)],
+)
+def test_vendi_takes_no_more_of_a_class_than_allowed(monkeypatch, limit, value, most):
+    monkeypatch.setattr(metrics, limit, value)
+    real = real_set()
+    found = evaluate(Copier(real), quadrants, classes=K, real=real, samples=80, student=None)
+    classes = [real.images[real.labels == k][:most].flatten(1) for k in range(K)]
+    assert found.vendi_pixel_real == pytest.approx(sum(map(vendi, classes)) / K)
+    assert found.vendi_pixel == pytest.approx(found.vendi_pixel_real)
+
+
+@pytest.mark.parametrize(("most", "per_class"), [(10_000, (20, 15, 12, 9)), (40, (10, 10, 10, 9))])
+def test_precision_and_coverage_compare_equal_numbers_of_each_class(monkeypatch, most, per_class):
+    monkeypatch.setattr(metrics, "PAIR_COUNT", most)
+    compared = []
+    monkeypatch.setattr(
+        metrics, "precision_coverage", lambda *given: compared.append(given) or (0.5, 0.25)
+    )
+    found = evaluate(
+        collapsed,
+        quadrants,
+        classes=K,
+        evaluator=quadrants,
+        real=real_set(),
+        samples=80,
+        student=None,
+    )
+    assert (found.precision, found.coverage) == (0.5, 0.25)
+    [(real, fake, k)] = compared
+    assert k == 5
+    for vectors in (real, fake):
+        shown = quadrants(vectors.view(-1, *SPEC.shape)).logits.argmax(1)
+        assert tuple(torch.bincount(shown).tolist()) == per_class
 
 
 def test_collapse_shows_in_every_figure_but_accuracy():

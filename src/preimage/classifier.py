@@ -171,10 +171,8 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
 
 
 def _device(module: nn.Module) -> torch.device:
-    tensor = next(module.parameters(), None)
-    if tensor is None:
-        tensor = next(module.buffers(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+    tensors = [*module.parameters(), *module.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _check_weights(network: nn.Module) -> None:

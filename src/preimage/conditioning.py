@@ -1,7 +1,8 @@
 """What a generator is told about the class it should draw.
 
-Four interchangeable schemes after "Network Inversion and Its Applications" (arXiv 2411.17777). A scheme is a class with :class:`Scheme`'s four members; nothing else knows it by
-name, so a new one is one class with the ``@scheme`` decorator.
+Four interchangeable schemes after "Network Inversion and Its Applications" (arXiv 2411.17777). A
+scheme is a class with :class:`Scheme`'s members; nothing else knows it by name, so a new one is
+one class with the ``@scheme`` decorator.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +37,15 @@ class Scheme(Protocol):
         """Draw one condition for each of the labels (B,), on the CPU."""
 
 
-_SCHEMES: dict[str, Callable[[int, tuple[int, int], float, float], Scheme]] = {}
+_SCHEMES: dict[str, Callable[..., Scheme]] = {}
+_S = TypeVar("_S")
 
 
-def scheme(
-    name: str,
-) -> Callable[[Callable[..., Scheme]], Callable[..., Scheme]]:
+def scheme(name: str) -> Callable[[type[_S]], type[_S]]:
     """Register a class ``(classes, size, spread, margin) -> Scheme`` under `name`."""
 
-    def register(builder: Callable[..., Scheme]) -> Callable[..., Scheme]:
-        _SCHEMES[name] = builder
+    def register(builder: type[_S]) -> type[_S]:
+        _SCHEMES[name] = cast(Callable[..., Scheme], builder)
         return builder
 
     return register

@@ -41,7 +41,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How `preimage train` trains a reference classifier."""
+    """How a reference classifier is trained."""
 
     arch: str = "cnn"
     """cnn, resnet, mlp or vit."""
@@ -93,12 +93,14 @@ class GeneratorConfig:
 class InvertConfig:
     """How a classifier is inverted. The defaults are the paper's method with our weights."""
 
+    preset: Literal["paper"] = "paper"
+    """Name of this set of defaults, for the record."""
     conditioning: str = "vector-matrix"
     """label, vector, matrix or vector-matrix."""
     spread: float = 4.0
     """Standard deviation behind a conditioning vector; larger is nearer to one-hot."""
     margin: float = 2.0
-    """Least log-ratio of the largest entry of a conditioning vector to the next; the paper's is 0."""
+    """Least log-ratio of a conditioning vector's largest entry to the next; the paper's is 0."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     alpha: float = 1.0
     """Weight of KL(target || prediction)."""

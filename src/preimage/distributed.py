@@ -50,7 +50,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(tensor)
     return gathered
 
 
@@ -77,7 +77,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         wide = x.float()
         count = processes * x.numel() / x.shape[1]
         moments = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
-        mean, square = _Sum.apply(moments) / count  # type: ignore[no-untyped-call]
+        mean, square = _Sum.apply(moments) / count
         variance = square - mean.square()
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         # written out: F.batch_norm has no gradient through statistics that it is given

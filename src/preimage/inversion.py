@@ -58,7 +58,7 @@ class Inversion:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.generator = Generator(spec, self.scheme, config.generator)
-        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator.to(memory_format=torch.channels_last)
 
     @property
     def classes(self) -> int:

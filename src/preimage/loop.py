@@ -70,7 +70,7 @@ def invert(
         objective: the loss; None takes the settings' terms and weights.
         runtime: devices and precision; with several devices every process returns the same.
         checkpoint: when given, resumes from its state and saves at every held-out check.
-        on_step: called after every step, on the first process only.
+        on_step: called after every step, on the first process only, before its state is saved.
 
     Returns:
         The trained inversion, with `model` attached as its classifier.

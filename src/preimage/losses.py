@@ -1,9 +1,10 @@
 """Loss terms, and the objective that sums them.
 
 The four of the paper ("Network Inversion and Its Applications", arXiv 2411.17777) are here, with
-its weights alpha to delta. A term is a pure function of a whole batch's :class:`~preimage.types.Sample`: a finite scalar,
-lower is better. An objective gives each a weight of at least 0. A new term is one function with
-the ``@term`` decorator, or any function named ``package.module:function`` in the settings.
+its weights alpha to delta. A term is a pure function of a whole batch's
+:class:`~preimage.types.Sample`: a finite scalar, lower is better. An objective gives each a weight
+of at least 0. A new term is one function with the ``@term`` decorator, or any function named
+``package.module:function`` in the settings.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from preimage.classifier import Classifier, frozen
 from preimage.diversity import (
@@ -238,8 +237,8 @@ def _draw(
             features.append(vectors[keep_features[rows]])
         report("samples", rows.stop, total)
     return _Drawn(
-        accuracy=_accuracy(answers, plan.labels, classes),
-        judged=_accuracy(judged, plan.labels, classes) if judged else None,
+        accuracy=_accuracy(answers, plan.labels),
+        judged=_accuracy(judged, plan.labels) if judged else None,
         confidence=confidence / total,
         pixels=_Vectors(torch.cat(pixels), plan.labels[keep_pixels]),
         features=_Vectors(torch.cat(features), plan.labels[keep_features]) if features else None,
@@ -247,9 +246,8 @@ def _draw(
     )
 
 
-def _accuracy(answers: list[Tensor], labels: Tensor, classes: int) -> float:
-    accuracy = multiclass_accuracy(torch.cat(answers), labels, num_classes=classes, average="micro")
-    return float(accuracy)
+def _accuracy(answers: list[Tensor], labels: Tensor) -> float:
+    return float((torch.cat(answers) == labels).double().mean())
 
 
 @torch.no_grad()

@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from preimage import zoo
-from preimage.weights import load_checkpoint
 from preimage.classifier import Classifier
 from preimage.config import ModelConfig
 from preimage.errors import PreimageError
 from preimage.exported import load_exported
 from preimage.plugins import import_attribute
 from preimage.types import ImageSpec
+from preimage.weights import load_checkpoint
 from preimage.zoo.cards import load_file
 
 CLASSIFIER_FILE = "classifier.safetensors"

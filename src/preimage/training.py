@@ -49,7 +49,7 @@ def train(
         config: architecture, schedule, augmentation and seed.
         runtime: device and precision; one device.
         checkpoint: when given, resumes from its state and saves after every epoch.
-        on_epoch: called after each epoch that is trained now.
+        on_epoch: called after each epoch that is trained now, before its state is saved.
 
     Raises:
         PreimageError: for an unknown architecture or a problem that is too small.
@@ -65,7 +65,7 @@ def train(
         torch.manual_seed(config.seed)
         mean, std = channel_statistics(data.images)
         network = build(config.arch, data.spec, data.classes, config.width)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         steps = config.epochs * _steps(len(data), config.batch)
         optimizer, schedule = _optimizer(network, config, steps)
         model, optimizer = fabric.setup(network, optimizer)
@@ -79,10 +79,10 @@ def train(
                 for images, labels in _batches(data, config, epoch)
             )
             loss, accuracy = _epoch(fabric, model, optimizer, schedule, batches, epoch)
-            if checkpoint:
-                checkpoint.save_state(_state(network, optimizer, schedule, epoch + 1))
             if on_epoch:
                 on_epoch(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - start))
+            if checkpoint:
+                checkpoint.save_state(_state(network, optimizer, schedule, epoch + 1))
     return Classifier(
         network.cpu().eval(),
         data.spec,
@@ -95,7 +95,7 @@ def train(
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 (N, C, H, W), each (C, 1, 1) in [0, 1]."""
+    """Mean and standard deviation in [0, 1], each (C, 1, 1), of uint8 images (N, C, H, W)."""
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(c.reshape(-1), minlength=256) for c in images.unbind(1)])
     share = counts.double() / counts.sum(1, keepdim=True)

@@ -84,7 +84,7 @@ def load_file(path: Path, name: str) -> Classifier:
     network = build(card.arch, card.spec, len(card.class_names), card.width)
     with safe_open(path, framework="pt") as file:
         network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     return Classifier(
         network.eval(),
         card.spec,
@@ -97,7 +97,11 @@ def load_file(path: Path, name: str) -> Classifier:
 
 
 def _card(values: dict[str, Any]) -> Card:
-    known = {field.name for field in fields(Card)}
-    return Card(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    )
+    # JSON has no tuples, and a later version may have written more
+    known = [field.name for field in fields(Card)]
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in known
+    }
+    return Card(**given)

@@ -1,0 +1,121 @@
+"""The command line: the only file that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import tyro
+
+from preimage import commands
+from preimage.config import ModelConfig
+from preimage.errors import PreimageError
+from preimage.terminal import Terminal
+
+_DEMO_STEPS = 200
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        Exit status: 0 done, 2 bad input, 130 interrupted.
+    """
+    command = tyro.cli(
+        commands.Command,
+        prog="preimage",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+    terminal = Terminal(quiet=_wants_json(command))
+    try:
+        with terminal:
+            result, title = _HANDLERS[type(command)](command, terminal)
+    except PreimageError as error:
+        terminal.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        terminal.error("interrupted; give the same command again to go on where it was")
+        return 130
+    if _wants_json(command):
+        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    else:
+        terminal.table(title, result)
+    return 0
+
+
+def run() -> None:
+    """Entry point of the program."""
+    sys.exit(main())
+
+
+_DESCRIPTION = """Invert any image classifier: learn the whole set of inputs it puts in each class.
+
+For example:
+  preimage demo
+  preimage invert mnist
+  preimage sample runs/invert-mnist-vector-matrix-0 --label 3 --out threes.png"""
+
+
+def _wants_json(command: Any) -> bool:
+    return bool(command.output.json if hasattr(command, "output") else command.json)
+
+
+def _train(command: commands.Train, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.train import train_job
+
+    result, folder = train_job(command, terminal)
+    return {**result, "folder": str(folder)}, f"Trained on {result['dataset']}"
+
+
+def _invert(command: commands.Invert, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.invert import GALLERY_FILE, invert_job
+
+    result, folder = invert_job(command, terminal)
+    return {
+        **result,
+        "folder": str(folder),
+        "page": str(folder / GALLERY_FILE),
+    }, f"Inverted {command.model.model}"
+
+
+def _sample(command: commands.Sample, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.sample import sample_job
+
+    return sample_job(command), f"Sampled {command.source}"
+
+
+def _show(command: commands.Show, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.show import show_job
+
+    return show_job(command.source), command.source
+
+
+def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    """An inversion of the bundled classifier that looks for no data."""
+    base = commands.Invert(ModelConfig("mnist"))
+    return _invert(
+        replace(
+            base,
+            config=replace(base.config, steps=_DEMO_STEPS, seed=command.seed),
+            measure=replace(base.measure, real=False, student=False),
+            output=commands.Output(out=command.out, overwrite=True, json=command.json),
+        ),
+        terminal,
+    )
+
+
+_HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
+    commands.Train: _train,
+    commands.Invert: _invert,
+    commands.Sample: _sample,
+    commands.Show: _show,
+    commands.Demo: _demo,
+}

@@ -1,0 +1,173 @@
+"""What each command of the command line takes. No torch here: `--help` must be quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes as Flat
+
+from preimage.config import InvertConfig, ModelConfig, Runtime
+
+
+@dataclass(frozen=True)
+class Output:
+    """What to print, and where to keep the run."""
+
+    out: str | None = None
+    """Run folder; None takes one under runs/ that is named after the settings."""
+    overwrite: bool = False
+    """Replace the run that is in the folder, instead of going on with it."""
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a reference classifier on a data set and test it on its test split.
+
+    For example:
+      preimage train mnist
+      preimage train cifar10 --arch resnet --epochs 30 --seed 1
+      preimage train path/to/class-folders --arch cnn --flip
+
+    A killed training goes on where it was when the same command is given again.
+    """
+
+    dataset: str
+    """mnist, fashion_mnist, svhn, cifar10, cifar100, gtsrb, a hub id, a folder of class folders,
+    an .npz file or a .parquet file."""
+    arch: Literal["cnn", "resnet", "mlp", "vit"] = "cnn"
+    """Architecture."""
+    width: int | None = None
+    """Channels of the first stage; None takes the architecture's own."""
+    epochs: int | None = None
+    """None takes the data set's recipe, or 16."""
+    batch: int = 256
+    """Images a step."""
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    """auto is SGD with Nesterov momentum for networks with batch norm, else AdamW."""
+    lr: float | None = None
+    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001 for AdamW."""
+    weight_decay: float = 5e-4
+    """For kernels and matrices."""
+    flip: bool | None = None
+    """Mirror images at random; None takes the data set's recipe, or no."""
+    shift: int | None = None
+    """Largest random shift in pixels; None takes the data set's recipe, or 2."""
+    rotate: float | None = None
+    """Largest random rotation in degrees; None takes the data set's recipe, or 0."""
+    scale: float | None = None
+    """Largest relative change of size; None takes the data set's recipe, or 0."""
+    contrast: float | None = None
+    """Largest relative change of contrast; None takes the data set's recipe, or 0."""
+    seed: int = 0
+    """Weights, order, augmentation and dropout follow from it."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
+    output: Flat[Output] = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an inversion is measured with."""
+
+    data: str | None = None
+    """Data set whose test split to compare with; None takes a bundled classifier's own."""
+    evaluator: str | None = None
+    """Independent classifier of the same classes; None takes a bundled classifier's own."""
+    samples: int = 10_000
+    """Fresh samples to judge."""
+    real: bool = True
+    """Compare with real images, where there are some."""
+    student: bool = True
+    """Train a student on inversions alone, and test it on the real test split."""
+
+
+@dataclass(frozen=True)
+class Invert:
+    """Invert a classifier: learn a generator of what it puts in each class, and measure it.
+
+    For example:
+      preimage invert mnist
+      preimage invert cifar10 --seed 7 --json
+      preimage invert mypackage.models:build --checkpoint weights.safetensors --image 3 64 64
+          --mean 0.5 --std 0.25 --data path/to/test-folders
+      preimage invert torchvision:resnet18 --checkpoint resnet18.safetensors --classes 10
+          --image 3 32 32
+      preimage invert exported.pt2 --conditioning label --steps 300
+
+    A killed run goes on where it was when the same command is given again.
+    """
+
+    model: Flat[ModelConfig]
+    config: Flat[InvertConfig] = field(default_factory=InvertConfig)
+    measure: Flat[Measure] = field(default_factory=Measure)
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
+    output: Flat[Output] = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a finished inversion.
+
+    For example:
+      preimage sample runs/invert-mnist --label 3 --count 64 --out threes.png
+      preimage sample runs/invert-mnist --count 1000 --seed 1 --out samples.npz
+      preimage sample generator.safetensors --out folder-of-images/
+    """
+
+    source: str
+    """Run folder of `preimage invert`, or a generator's .safetensors file."""
+    label: tuple[int, ...] = ()
+    """Class indices, counted from 0; none is all classes in turn."""
+    count: int = 100
+    """Images to draw, spread evenly over the classes."""
+    seed: int = 0
+    """Names the draw."""
+    out: str = "samples.png"
+    """A .png grid, an .npz with images and labels, or a folder of PNG files by class."""
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show what is known of a run or a classifier.
+
+    For example:
+      preimage show runs/invert-mnist
+      preimage show cifar10
+      preimage show mnist-evaluator --json
+    """
+
+    source: str
+    """Run folder, or a bundled classifier's name."""
+    json: bool = False
+    """Print it as one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Invert the bundled MNIST classifier and leave a gallery page: no data, no network.
+
+    For example:
+      preimage demo
+      preimage demo --out my-demo
+    """
+
+    out: str = "runs/demo"
+    """Run folder; the page in it is gallery.html."""
+    seed: int = 0
+    """Everything random follows from it."""
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Invert, tyro.conf.subcommand("invert")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)

@@ -1,0 +1,111 @@
+"""Pictures of inversions: a PNG grid, and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+from torch import Tensor
+
+MOST_CLASSES = 50
+"""Classes that a page shows; it says how many it leaves out."""
+
+
+@dataclass(frozen=True)
+class GalleryClass:
+    """One class's images and how sure the classifier is of each."""
+
+    name: str
+    images: Tensor
+    """(N, C, H, W) in [0, 1]; C is 1 or 3."""
+    confidence: list[float]
+    """N probabilities."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    confidence: float
+    pictures: list[str]
+
+
+def grid_png(images: Tensor, columns: int, scale: int = 1, gap: int = 2) -> bytes:
+    """Lay images out in rows.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], N at least 1; C is 1 or 3, other counts show the first.
+        columns: images a row.
+        scale: pixels of the picture for each pixel of an image.
+        gap: pixels between images.
+
+    Returns:
+        A PNG file.
+    """
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    shown = images.detach().cpu().mul(255).round().clamp(0, 255).to(torch.uint8)
+    shown = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    count, channels, height, width = shown.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    canvas = torch.full(size, 128, dtype=torch.uint8)
+    for i, image in enumerate(shown):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return _png(canvas)
+
+
+def gallery_page(
+    title: str,
+    classes: Sequence[GalleryClass],
+    facts: Mapping[str, str],
+    notes: Sequence[str] = (),
+    left_out: int = 0,
+) -> str:
+    """One HTML page with all its images in it: no request leaves it.
+
+    Args:
+        title: the page's heading.
+        classes: what to show, at most :data:`MOST_CLASSES` of them.
+        facts: names of figures and the figures, as they are to be read.
+        notes: sentences on how the images were made and what to mind.
+        left_out: classes that are not among `classes`.
+    """
+    shown = classes[:MOST_CLASSES]
+    rows = [
+        _Row(
+            item.name,
+            sum(item.confidence) / max(1, len(item.confidence)),
+            [_data_uri(image) for image in item.images],
+        )
+        for item in shown
+    ]
+    templates = Environment(
+        loader=PackageLoader("preimage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return templates.get_template("gallery.html").render(
+        title=title,
+        rows=rows,
+        facts=facts,
+        notes=notes,
+        left_out=left_out + len(classes) - len(shown),
+    )
+
+
+def _data_uri(image: Tensor) -> str:
+    return "data:image/png;base64," + base64.b64encode(grid_png(image[None], 1)).decode()
+
+
+def _png(canvas: Tensor) -> bytes:
+    """A PNG file of (C, H, W) uint8."""
+    array = canvas.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

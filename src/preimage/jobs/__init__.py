@@ -1,0 +1,1 @@
+"""What the commands do: from settings to a finished run folder. Nothing here prints."""

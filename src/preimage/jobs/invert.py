@@ -1,0 +1,200 @@
+"""`preimage invert`: an inversion in a run folder, measured, with a gallery page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preimage.classifier import Classifier
+from preimage.commands import Invert
+from preimage.config import InvertConfig
+from preimage.diagnostics import diagnose
+from preimage.environment import hardware_name
+from preimage.errors import DivergedError
+from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
+from preimage.inversion import Inversion
+from preimage.jobs.measure import Judges, find_judges
+from preimage.jobs.report import Reporter, Silent
+from preimage.loop import Progress, invert
+from preimage.metrics import Metrics, evaluate
+from preimage.run import RunFolder
+from preimage.sources import load_classifier
+from preimage.student import StudentConfig
+
+GENERATOR_FILE = "generator.safetensors"
+GALLERY_FILE = "gallery.html"
+_LOG_EVERY = 10
+_GALLERY_IMAGES = 24
+
+
+def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[str, Any], Path]:
+    """Invert, measure, and leave everything in a run folder.
+
+    Returns:
+        The record, as in results/inversion.json with the run's own extras, and the run folder.
+
+    Raises:
+        PreimageError: for a model, data, settings or a folder that do not fit.
+        DivergedError: when the loss becomes NaN; the folder keeps the last good generator.
+    """
+    report = report or Silent()
+    classifier = load_classifier(command.model)
+    judges = find_judges(command.model, classifier, command.measure, report)
+    path = Path(command.output.out or _default_folder(command, classifier))
+    settings = {
+        "model": asdict(command.model),
+        "config": asdict(command.config),
+        "measure": asdict(command.measure),
+    }
+    with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
+        if not folder.finished:
+            inversion, seconds = _train(folder, command, classifier, report)
+            folder.write(GENERATOR_FILE, inversion.to_bytes())
+            metrics = _measure(command, inversion, classifier, judges, report)
+            record = _record(command.config, judges, metrics, inversion, seconds)
+            page = gallery(inversion, classifier.name, metrics)
+            folder.write(GALLERY_FILE, page.encode())
+            folder.finish(record)
+        return folder.metrics(), path
+
+
+def _default_folder(command: Invert, classifier: Classifier) -> str:
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in classifier.name)
+    return f"runs/invert-{name}-{command.config.conditioning}-{command.config.seed}"
+
+
+def _train(
+    folder: RunFolder, command: Invert, classifier: Classifier, report: Reporter
+) -> tuple[Inversion, float]:
+    """Invert, going on from the folder's state; seconds count the earlier parts as well."""
+    state = folder.load_state()
+    folder.rewind(int(state["step"]) if state else 0)
+    earlier = folder.metrics_log()
+    start = time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
+    try:
+        inversion = invert(
+            classifier,
+            command.config,
+            runtime=command.runtime,
+            checkpoint=folder,
+            on_step=_logger(folder, report, start),
+        )
+    except DivergedError:
+        _rescue(folder, classifier, command.config)
+        raise
+    return inversion, time.perf_counter() - start
+
+
+def _logger(folder: RunFolder, report: Reporter, start: float) -> Callable[[Progress], None]:
+    note = ""
+
+    def on_step(progress: Progress) -> None:
+        nonlocal note
+        check = progress.check
+        if check is not None:
+            note = f"accuracy {check.accuracy:.1%}, Vendi {check.diversity:.2f}"
+        if check is not None or progress.step % _LOG_EVERY == 0:
+            folder.log(
+                step=progress.step,
+                loss=progress.loss,
+                seconds=time.perf_counter() - start,
+                check=None if check is None else asdict(check),
+            )
+        report.progress("steps", progress.step, progress.steps, note)
+
+    return on_step
+
+
+def _rescue(folder: RunFolder, classifier: Classifier, config: InvertConfig) -> None:
+    """Write the generator of the last good state, so that it can be sampled."""
+    state = folder.load_state()
+    if state is None:
+        return
+    inversion = Inversion(classifier.spec, classifier.class_names, config)
+    inversion.generator.load_state_dict(state["generator"])
+    folder.write(GENERATOR_FILE, inversion.to_bytes())
+
+
+def _measure(
+    command: Invert,
+    inversion: Inversion,
+    classifier: Classifier,
+    judges: Judges,
+    report: Reporter,
+) -> Metrics:
+    return evaluate(
+        inversion.sample,
+        classifier,
+        classes=inversion.classes,
+        evaluator=judges.evaluator,
+        real=judges.real,
+        seed=command.config.seed,
+        samples=command.measure.samples,
+        student=StudentConfig() if command.measure.student else None,
+        on_progress=report.progress,
+    )
+
+
+def _record(
+    config: InvertConfig, judges: Judges, metrics: Metrics, inversion: Inversion, seconds: float
+) -> dict[str, Any]:
+    findings = [finding._asdict() for finding in diagnose(inversion.checks)]
+    return {
+        "dataset": judges.dataset,
+        "preset": config.preset,
+        "conditioning": config.conditioning,
+        "dropout": config.generator.dropout,
+        "seed": config.seed,
+        **asdict(metrics),
+        "seconds": round(seconds, 1),
+        "hardware": hardware_name(),
+        "steps": inversion.checks[-1].step,
+        "findings": findings,
+    }
+
+
+def gallery(inversion: Inversion, name: str, metrics: Metrics) -> str:
+    """The gallery page: each class's images, the most confident first."""
+    classes = []
+    for k, class_name in list(enumerate(inversion.class_names))[:MOST_CLASSES]:
+        sample = inversion.sample(torch.full((_GALLERY_IMAGES,), k), seed=k)
+        confidence = sample.prediction.logits.softmax(1)[:, k]
+        order = confidence.argsort(descending=True)
+        classes.append(GalleryClass(class_name, sample.images[order], confidence[order].tolist()))
+    notes = [
+        f"{found.symptom}: {found.text} {found.advice}" for found in diagnose(inversion.checks)
+    ]
+    return gallery_page(
+        f"What '{name}' accepts",
+        classes,
+        _facts(metrics),
+        [*_about(inversion), *notes],
+        left_out=inversion.classes - len(classes),
+    )
+
+
+def _about(inversion: Inversion) -> list[str]:
+    config = inversion.config
+    return [
+        f"{inversion.classes} classes, images {inversion.spec}, {config.conditioning} "
+        f"conditioning, dropout {config.generator.dropout:g} while sampling, seed {config.seed}.",
+    ]
+
+
+def _facts(metrics: Metrics) -> dict[str, str]:
+    """The figures that were measured, as the page shows them."""
+    shown = {
+        "Inversion accuracy": (metrics.inversion_accuracy, "{:.2%}"),
+        "Accuracy by an independent evaluator": (metrics.evaluator_accuracy, "{:.1%}"),
+        "Mean confidence": (metrics.confidence, "{:.1%}"),
+        "Vendi score per class, pixels": (metrics.vendi_pixel, "{:.2f}"),
+        "the same of real images": (metrics.vendi_pixel_real, "{:.2f}"),
+        "Coverage of real images": (metrics.coverage, "{:.1%}"),
+        "Student's accuracy on real images": (metrics.student_accuracy, "{:.1%}"),
+    }
+    return {name: form.format(value) for name, (value, form) in shown.items() if value is not None}

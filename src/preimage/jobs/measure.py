@@ -1,0 +1,88 @@
+"""What an inversion is measured against: real images, and an independent evaluator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preimage import zoo
+from preimage.classifier import Classifier
+from preimage.commands import Measure
+from preimage.config import ModelConfig
+from preimage.data import ImageSet, load
+from preimage.errors import PreimageError
+from preimage.jobs.report import Reporter
+from preimage.sources import load_classifier
+
+_EVALUATOR = "-evaluator"
+
+
+@dataclass(frozen=True)
+class Judges:
+    """None where there is none."""
+
+    dataset: str | None
+    real: ImageSet | None
+    evaluator: Classifier | None
+
+
+def find_judges(
+    model: ModelConfig, classifier: Classifier, measure: Measure, report: Reporter
+) -> Judges:
+    """Find what the settings name, or a bundled classifier's own.
+
+    Raises:
+        PreimageError: when what the settings name is not there or does not fit the classifier. A
+            bundled classifier's own data set that is not at hand is a warning only.
+    """
+    own = model.model.removesuffix(_EVALUATOR) if model.model in zoo.bundled() else None
+    dataset = measure.data or own
+    return Judges(
+        dataset,
+        _real(dataset, classifier, report, asked=measure.data is not None)
+        if measure.real
+        else None,
+        _evaluator(model.model, own, classifier, measure.evaluator),
+    )
+
+
+def _real(
+    dataset: str | None, classifier: Classifier, report: Reporter, *, asked: bool
+) -> ImageSet | None:
+    if dataset is None:
+        report.warn("no data set is given (--data), so figures that need real images are left out")
+        return None
+    try:
+        real = load(dataset, "test")
+    except PreimageError as error:
+        if asked:
+            raise
+        report.warn(f"figures that need real images are left out: {error}")
+        return None
+    if real.classes != classifier.classes:
+        raise PreimageError(
+            f"expected data of {classifier.classes} classes, as the classifier has, found "
+            f"{real.classes} in '{dataset}'; give the data set that it was trained for"
+        )
+    return real.convert(classifier.spec)
+
+
+def _evaluator(
+    model: str, own: str | None, classifier: Classifier, asked: str | None
+) -> Classifier | None:
+    if asked is None and own is None:
+        return None
+    # a bundled evaluator is judged by the other bundled classifier of its data set
+    usual = own if model.endswith(_EVALUATOR) else f"{own}{_EVALUATOR}"
+    evaluator = load_classifier(asked or str(usual))
+    if (evaluator.classes, evaluator.spec) != (classifier.classes, classifier.spec):
+        raise PreimageError(
+            f"expected an evaluator of {classifier.classes} classes and images "
+            f"{classifier.spec}, found {evaluator.classes} classes and {evaluator.spec}; give "
+            "one trained on the classifier's own data"
+        )
+    if evaluator.arch is not None and evaluator.arch == classifier.arch:
+        raise PreimageError(
+            f"expected an evaluator of another architecture than the classifier's, found "
+            f"'{evaluator.arch}' for both; an independent judge must not share its blind spots"
+        )
+    return evaluator

@@ -1,0 +1,76 @@
+"""`preimage sample`: images from a finished inversion, as a picture, an archive or a folder."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preimage.commands import Sample
+from preimage.conditioning import check_labels
+from preimage.errors import PreimageError
+from preimage.files import write_atomic
+from preimage.gallery import grid_png
+from preimage.inversion import Inversion
+from preimage.jobs.invert import GENERATOR_FILE
+
+
+def sample_job(command: Sample) -> dict[str, Any]:
+    """Draw and write.
+
+    Returns:
+        What was written where.
+
+    Raises:
+        PreimageError: for no inversion, a class that does not exist or an unknown kind of output.
+        DiskError: when the output cannot be written.
+    """
+    inversion = Inversion.load(_generator_file(Path(command.source)))
+    labels = _labels(command, inversion.classes)
+    out = Path(command.out)
+    if out.suffix not in ("", ".png", ".npz"):
+        raise PreimageError(
+            f"expected --out to end in .png or .npz, or to be a folder, found '{out}'; rename it"
+        )
+    images = inversion.images(labels, command.seed)
+    if out.suffix == ".png":
+        write_atomic(out, _grid(images))
+    elif out.suffix == ".npz":
+        write_atomic(out, _archive(images, labels))
+    else:
+        _folder(out, images, labels)
+    return {"images": len(images), "classes": inversion.classes, "out": str(out)}
+
+
+def _generator_file(source: Path) -> Path:
+    return source / GENERATOR_FILE if source.is_dir() else source
+
+
+def _labels(command: Sample, classes: int) -> Tensor:
+    if command.count < 1:
+        raise PreimageError(f"expected at least 1 image, found --count {command.count}; raise it")
+    chosen = torch.tensor(command.label or range(classes), dtype=torch.int64)
+    check_labels(chosen, classes)
+    # by class, so that a grid shows one class after the other
+    return chosen[torch.arange(command.count) % len(chosen)].sort().values
+
+
+def _grid(images: Tensor) -> bytes:
+    scale = max(1, 56 // images.shape[3])
+    return grid_png(images, columns=max(1, round(len(images) ** 0.5)), scale=scale)
+
+
+def _archive(images: Tensor, labels: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    pixels = images.mul(255).round().to(torch.uint8)
+    np.savez_compressed(buffer, images=pixels.numpy(), labels=labels.numpy())
+    return buffer.getvalue()
+
+
+def _folder(out: Path, images: Tensor, labels: Tensor) -> None:
+    for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        write_atomic(out / str(label) / f"{i:05d}.png", grid_png(image[None], 1))

@@ -1,0 +1,115 @@
+"""What a command shows on the terminal: progress and warnings on standard error, a table at the
+end on standard output. NO_COLOR and output that is no terminal are respected.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+_LINE_EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal to draw a bar on."""
+
+
+class Terminal:
+    """A :class:`preimage.jobs.report.Reporter` for people.
+
+    Args:
+        quiet: print no table, for a command whose result goes out as JSON.
+    """
+
+    def __init__(self, quiet: bool = False):
+        self._errors = Console(stderr=True, soft_wrap=True)
+        self._output = Console(soft_wrap=True)
+        self._quiet = quiet
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self._errors,
+            disable=not self._errors.is_terminal,
+        )
+
+    def __enter__(self) -> Terminal:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Move the bar of `what`, or print a line now and then."""
+        if self._errors.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, note="")
+            self._bars.update(self._tasks[what], completed=done, total=total, note=escape(note))
+            return
+        now = time.monotonic()
+        if done == total or now - self._last_line >= _LINE_EVERY:
+            self._last_line = now
+            self._errors.print(escape(f"{what} {done}/{total}  {note}".rstrip()), highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print one sentence in yellow."""
+        self._errors.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
+
+    def error(self, text: str) -> None:
+        """Print one sentence in red."""
+        self._errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False)
+
+    def table(self, title: str, values: dict[str, Any]) -> None:
+        """Print names and values."""
+        if self._quiet:
+            return
+        table = Table(title=escape(title), title_justify="left", show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in values.items():
+            table.add_row(escape(name.replace("_", " ")), escape(_text(value)))
+        self._output.print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "\n".join(f"{name.replace('_', ' ')}: {_text(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return _list_text(value)
+    return str(value)
+
+
+def _list_text(values: list[Any] | tuple[Any, ...]) -> str:
+    """Short values on one line, the rest one below the other."""
+    if not values:
+        return "none"
+    if any(isinstance(value, dict) for value in values):
+        return "\n".join(_text(value) for value in values)
+    return ", ".join(map(_text, values))
