@@ -87,13 +87,22 @@ def invert(
     _check_settings(config, fabric.world_size)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
-        _Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
+        Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
     inversion.generator.cpu().eval()
     return inversion
 
 
-class _Trainer:
-    """One inversion under way."""
+class Trainer:
+    """One inversion under way; :func:`invert` is its usual door.
+
+    Args:
+        fabric: launched.
+        inversion: what to train.
+        classifier: what to invert, frozen and on the fabric's device.
+        objective: the loss.
+        checkpoint: where to go on from and to save to.
+        on_step: as in :func:`invert`.
+    """
 
     def __init__(
         self,
@@ -101,8 +110,8 @@ class _Trainer:
         inversion: Inversion,
         classifier: Classifier,
         objective: Objective,
-        checkpoint: Checkpointer | None,
-        on_step: Callable[[Progress], None] | None,
+        checkpoint: Checkpointer | None = None,
+        on_step: Callable[[Progress], None] | None = None,
     ):
         self.fabric, self.inversion, self.classifier = fabric, inversion, classifier
         self.objective, self.checkpoint, self.on_step = objective, checkpoint, on_step

@@ -1,0 +1,47 @@
+"""Draw the README's picture: a row a class of the four bundled data sets, all by inversion.
+
+    python benchmarks/picture.py mnist=runs/a fashion_mnist=runs/b cifar10=runs/c gtsrb=runs/d
+
+Each run is one of ``preimage invert``; the first ten classes and twelve samples of each are shown,
+unselected.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from preimage.files import write_atomic
+from preimage.gallery import grid_png
+from preimage.inversion import Inversion
+from preimage.jobs.invert import GENERATOR_FILE
+
+PICTURE = Path(__file__).parents[1] / "docs" / "inversions.png"
+CLASSES, SAMPLES = 10, 8
+
+
+def main() -> None:
+    """Lay the runs named on the command line side by side."""
+    runs = [Path(argument.partition("=")[2]) for argument in sys.argv[1:]]
+    blocks = [block(Inversion.load(run / GENERATOR_FILE)) for run in runs]
+    rows = torch.cat(blocks, dim=1)  # (classes, runs * (samples + 1), 3, 32, 32)
+    columns = rows.shape[1]
+    write_atomic(PICTURE, grid_png(rows.flatten(0, 1), columns, scale=1, gap=1))
+
+
+def block(inversion: Inversion) -> Tensor:
+    """Samples (CLASSES, SAMPLES + 1, 3, 32, 32) of one run, the last column an empty gap."""
+    labels = torch.arange(CLASSES).repeat_interleave(SAMPLES)
+    images = inversion.images(labels, seed=0)
+    height, width = images.shape[2:]
+    padding = (0, 32 - width, 0, 32 - height)
+    colour = torch.nn.functional.pad(images.expand(-1, 3, -1, -1), padding, value=0.5)
+    grid = colour.unflatten(0, (CLASSES, SAMPLES))
+    return torch.cat([grid, torch.full((CLASSES, 1, 3, 32, 32), 0.5)], dim=1)
+
+
+if __name__ == "__main__":
+    main()
