@@ -116,7 +116,7 @@ def _poor(last: Check) -> Finding | None:
     return Finding(
         "poor accuracy",
         f"Only {last.accuracy:.1%} of fresh samples get the class they were asked for.",
-        "Raise --beta or --spread, lower --generator.dropout, or train for more --steps.",
+        "Raise --margin, --spread or --beta, lower --dropout, or train for more --steps.",
     )
 
 
@@ -127,7 +127,7 @@ def _collapse(last: Check) -> Finding | None:
         "mode collapse",
         f"A class holds the equivalent of {last.diversity:.2f} different images "
         f"(Vendi score of {last.diversity_limit:.0f} samples a class).",
-        "Raise --gamma, --delta or --generator.dropout, lower --spread, or stop earlier.",
+        "Raise --dropout, or lower --spread and --margin; --gamma and --delta alone help little.",
     )
 
 

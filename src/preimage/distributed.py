@@ -62,20 +62,28 @@ def gather(fabric: Fabric, sample: Sample) -> Sample:
     return Sample(_whole(sample.images), condition, Prediction(*map(_whole, sample.prediction)))
 
 
+def share_batch_norm(module: nn.Module, processes: int) -> None:
+    """Let every batch norm in `module` take its statistics over this many processes."""
+    for part in module.modules():
+        if isinstance(part, GlobalBatchNorm2d):
+            part.processes = processes
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training statistics are those of the batch over all processes.
 
     The same as :class:`torch.nn.BatchNorm2d` on one process; unlike SyncBatchNorm it also runs on
-    CPUs.
+    CPUs. Set `processes` to the number of processes that share the batch.
     """
+
+    processes = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
-        processes = dist.get_world_size() if dist.is_initialized() else 1
-        if not self.training or processes == 1:
+        if not self.training or self.processes == 1:
             return super().forward(x)
         wide = x.float()
-        count = processes * x.numel() / x.shape[1]
+        count = self.processes * x.numel() / x.shape[1]
         moments = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
         mean, square = _Sum.apply(moments) / count
         variance = square - mean.square()

@@ -14,7 +14,7 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
-from preimage.distributed import gather
+from preimage.distributed import gather, share_batch_norm
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.losses import Objective, paper_terms, parse_term
@@ -69,7 +69,8 @@ def invert(
         feature_layer: for a plain module, name of the layer whose input is the features.
         objective: the loss; None takes the settings' terms and weights.
         runtime: devices and precision; with several devices every process returns the same.
-        checkpoint: when given, resumes from its state and saves at every held-out check.
+        checkpoint: when given, resumes from its state and saves at every held-out check; used on
+            the first process only.
         on_step: called after every step, on the first process only, before its state is saved.
 
     Returns:
@@ -88,6 +89,7 @@ def invert(
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
+    share_batch_norm(inversion.generator, 1)
     inversion.generator.cpu().eval()
     return inversion
 
@@ -117,6 +119,7 @@ class Trainer:
         self.objective, self.checkpoint, self.on_step = objective, checkpoint, on_step
         self.config = inversion.config
         generator = inversion.generator
+        share_batch_norm(generator, fabric.world_size)
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.config.lr, betas=(0.5, 0.99))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         self.model, self.optimizer = fabric.setup(generator, optimizer)
@@ -224,8 +227,9 @@ class Trainer:
         self.checkpoint.save_state(state)
 
     def _restore(self) -> int:
-        """Load the last state and return the steps it has behind it."""
-        state = self.checkpoint.load_state() if self.checkpoint else None
+        """Load the first process's last state everywhere; return the steps it has behind it."""
+        first = self.checkpoint is not None and self.fabric.is_global_zero
+        state = self.fabric.broadcast(self.checkpoint.load_state() if first else None)  # type: ignore[union-attr]
         if state is None:
             return 0
         self.inversion.generator.load_state_dict(state["generator"])
@@ -267,5 +271,5 @@ def _check_settings(config: InvertConfig, processes: int) -> None:
     if not 0 <= config.generator.dropout < 1:
         raise PreimageError(
             f"expected a dropout from 0 to below 1, found {config.generator.dropout}; "
-            "change --generator.dropout"
+            "change --dropout"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def make_fabric(runtime: Runtime) -> Fabric:
         strategy=strategy,
         precision=_precision(runtime),
     )
+
+
+def is_follower() -> bool:
+    """Whether this process was started to help a first one, which does the telling and writing."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def _precision(runtime: Runtime) -> Any:

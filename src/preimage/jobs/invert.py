@@ -23,6 +23,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder
+from preimage.runtime import is_follower
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -41,9 +42,13 @@ def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[st
     Raises:
         PreimageError: for a model, data, settings or a folder that do not fit.
         DivergedError: when the loss becomes NaN; the folder keeps the last good generator.
+        SystemExit: on a process that only helps the first one, when its share is done.
     """
     report = report or Silent()
     classifier = load_classifier(command.model)
+    if is_follower():
+        invert(classifier, command.config, runtime=command.runtime)
+        raise SystemExit(0)
     judges = find_judges(command.model, classifier, command.measure, report)
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {
