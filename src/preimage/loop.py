@@ -120,7 +120,9 @@ class Trainer:
         self.config = inversion.config
         generator = inversion.generator
         share_batch_norm(generator, fabric.world_size)
-        optimizer = torch.optim.Adam(generator.parameters(), lr=self.config.lr, betas=(0.5, 0.99))
+        optimizer = torch.optim.Adam(
+            generator.parameters(), lr=self.config.lr, betas=(0.5, 0.99), fused=True
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         self.model, self.optimizer = fabric.setup(generator, optimizer)
 
@@ -137,6 +139,8 @@ class Trainer:
             loss, sample = self.step(step)
             step += 1
             due = step % self.config.check_every == 0 or step == self.config.steps
+            if due and not self._finite():
+                raise _diverged("NaN or infinite weights of the generator", step)
             check = self._check(step, loss, sample) if due else None
             if self.on_step and self.fabric.is_global_zero:
                 self.on_step(Progress(step, self.config.steps, loss, check))
@@ -156,10 +160,7 @@ class Trainer:
         self.fabric.backward(loss)
         value = loss.item()
         if not math.isfinite(value):
-            raise DivergedError(
-                f"expected a finite loss, found {value} at step {step + 1}; lower --lr or the "
-                "weights of the loss, the last good checkpoint stays as it was"
-            )
+            raise _diverged(f"a loss of {value}", step + 1)
         self.optimizer.step()
         self.schedule.step()
         return value, sample
@@ -208,6 +209,11 @@ class Trainer:
         self.inversion.checks = (*self.inversion.checks, check)
         return check
 
+    def _finite(self) -> bool:
+        """Whether the generator is sound: a gradient may be NaN where the loss is not."""
+        state = self.inversion.generator.state_dict().values()
+        return all(bool(torch.isfinite(tensor).all()) for tensor in state)
+
     def _enough(self) -> bool:
         last = self.inversion.checks[-self.config.patience :]
         return len(last) == self.config.patience and all(
@@ -237,6 +243,13 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
         return int(state["step"])
+
+
+def _diverged(what: str, step: int) -> DivergedError:
+    return DivergedError(
+        f"expected a finite loss and finite weights, found {what} at step {step}; lower --lr or "
+        "the weights of the loss, the last good checkpoint stays as it was"
+    )
 
 
 def _as_classifier(
