@@ -23,7 +23,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder
-from preimage.runtime import is_follower
+from preimage.runtime import is_follower, make_fabric
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -132,6 +132,11 @@ def _measure(
     judges: Judges,
     report: Reporter,
 ) -> Metrics:
+    """Judge on the device that the inversion was trained on."""
+    device = make_fabric(command.runtime).device
+    for network in (inversion.generator, classifier, judges.evaluator):
+        if network is not None:
+            network.to(device)
     return evaluate(
         inversion.sample,
         classifier,
