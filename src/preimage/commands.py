@@ -29,7 +29,7 @@ class Train:
 
     For example:
       preimage train mnist
-      preimage train cifar10 --arch resnet --epochs 30 --seed 1
+      preimage train cifar10 --arch resnet-deep --epochs 30 --seed 1
       preimage train path/to/class-folders --arch cnn --flip
 
     A killed training goes on where it was when the same command is given again.
@@ -38,18 +38,19 @@ class Train:
     dataset: str
     """mnist, fashion_mnist, svhn, cifar10, cifar100, gtsrb, a hub id, a folder of class folders,
     an .npz file or a .parquet file."""
-    arch: Literal["cnn", "resnet", "mlp", "vit"] = "cnn"
+    arch: Literal["cnn", "cnn-deep", "resnet", "resnet-deep", "mlp", "vit"] = "cnn"
     """Architecture."""
     width: int | None = None
     """Channels of the first stage; None takes the architecture's own."""
     epochs: int | None = None
     """None takes the data set's recipe, or 16."""
-    batch: int = 256
-    """Images a step."""
+    batch: int | None = None
+    """Images a step; None takes the data set's recipe, or 256."""
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     """auto is SGD with Nesterov momentum for networks with batch norm, else AdamW."""
     lr: float | None = None
-    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001 for AdamW."""
+    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001
+    for AdamW, at a batch of 256, and in proportion otherwise."""
     weight_decay: float = 5e-4
     """For kernels and matrices."""
     flip: bool | None = None

@@ -44,7 +44,7 @@ class TrainConfig:
     """How a reference classifier is trained."""
 
     arch: str = "cnn"
-    """cnn, resnet, mlp or vit."""
+    """cnn, cnn-deep, resnet, resnet-deep, mlp or vit."""
     width: int | None = None
     """Channels of the first stage; None takes the architecture's own."""
     epochs: int = 16
@@ -52,7 +52,8 @@ class TrainConfig:
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     """auto is SGD with Nesterov momentum for networks with batch norm, else AdamW."""
     lr: float | None = None
-    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001 for AdamW."""
+    """Peak learning rate of the one-cycle schedule; None is 0.2 for SGD, 0.001
+    for AdamW, at a batch of 256, and in proportion otherwise."""
     weight_decay: float = 5e-4
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
@@ -60,18 +61,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Epochs and augmentation that suit a known data set."""
+    """Epochs, augmentation and batch that suit a known data set."""
 
     epochs: int
     augmentation: Augmentation
+    batch: int = 256
 
 
 RECIPES: dict[str, Recipe] = {
     "mnist": Recipe(8, Augmentation(shift=2, rotate=10, scale=0.1)),
     "fashion_mnist": Recipe(16, Augmentation(flip=True, shift=2)),
     "svhn": Recipe(15, Augmentation(shift=2)),
-    "cifar10": Recipe(18, Augmentation(flip=True, shift=4)),
-    "cifar100": Recipe(30, Augmentation(flip=True, shift=4)),
+    "cifar10": Recipe(26, Augmentation(flip=True, shift=4), batch=128),
+    "cifar100": Recipe(40, Augmentation(flip=True, shift=4), batch=128),
     "gtsrb": Recipe(40, Augmentation(shift=2, rotate=10, scale=0.1, contrast=0.3)),
 }
 """What `preimage train` uses for these sets unless told otherwise."""

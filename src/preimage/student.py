@@ -29,7 +29,7 @@ from preimage.errors import PreimageError
 from preimage.runtime import channels_last, make_fabric, stream
 from preimage.training import channel_statistics
 from preimage.types import ImageSpec
-from preimage.zoo.architectures import build, names
+from preimage.zoo.architectures import build, family, names
 
 if TYPE_CHECKING:
     from preimage.data import ImageSet
@@ -140,7 +140,8 @@ def check_student(config: StudentConfig, target: object) -> None:
             f"expected a student's architecture out of auto, {', '.join(names())}, found "
             f"'{config.arch}'; choose one of those"
         )
-    if config.arch == getattr(target, "arch", None):
+    arch = getattr(target, "arch", None)
+    if arch is not None and family(config.arch) == family(arch):
         raise PreimageError(
             f"expected a student of another architecture than the target's, found '{config.arch}' "
             "for both; choose another one or auto"
@@ -157,7 +158,7 @@ def student_architecture(config: StudentConfig, target: object) -> str:
     """Name of the architecture that the student of `target` will have."""
     if config.arch != "auto":
         return config.arch
-    return "cnn" if getattr(target, "arch", None) == "resnet" else "resnet"
+    return "cnn" if family(getattr(target, "arch", None) or "") == "resnet" else "resnet"
 
 
 class _Normalised(nn.Module):

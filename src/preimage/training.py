@@ -166,7 +166,7 @@ def _optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any
     kind = config.optimizer
     if kind == "auto":
         kind = "sgd" if _has_batch_norm(network) else "adamw"
-    peak = config.lr or (0.2 if kind == "sgd" else 1e-3)
+    peak = config.lr or (0.2 if kind == "sgd" else 1e-3) * config.batch / 256
     groups = _parameter_groups(network, config.weight_decay)
     optimizer: torch.optim.Optimizer
     if kind == "sgd":

@@ -12,6 +12,7 @@ from preimage.data import ImageSet, load
 from preimage.errors import PreimageError
 from preimage.jobs.report import Reporter
 from preimage.sources import load_classifier
+from preimage.zoo.architectures import family
 
 _EVALUATOR = "-evaluator"
 
@@ -66,6 +67,10 @@ def _real(
     return real.convert(classifier.spec)
 
 
+def _related(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and family(one) == family(other)
+
+
 def _evaluator(
     model: str, own: str | None, classifier: Classifier, asked: str | None
 ) -> Classifier | None:
@@ -80,9 +85,10 @@ def _evaluator(
             f"{classifier.spec}, found {evaluator.classes} classes and {evaluator.spec}; give "
             "one trained on the classifier's own data"
         )
-    if evaluator.arch is not None and evaluator.arch == classifier.arch:
+    if _related(evaluator.arch, classifier.arch):
         raise PreimageError(
             f"expected an evaluator of another architecture than the classifier's, found "
-            f"'{evaluator.arch}' for both; an independent judge must not share its blind spots"
+            f"'{evaluator.arch}' beside '{classifier.arch}'; an independent "
+            "judge must not share its blind spots"
         )
     return evaluator

@@ -28,7 +28,7 @@ def train_config(command: Train) -> TrainConfig:
         arch=command.arch,
         width=command.width,
         epochs=recipe.epochs if command.epochs is None else command.epochs,
-        batch=command.batch,
+        batch=recipe.batch if command.batch is None else command.batch,
         optimizer=command.optimizer,
         lr=command.lr,
         weight_decay=command.weight_decay,

@@ -58,6 +58,11 @@ def build(name: str, spec: ImageSpec, classes: int, width: int | None = None) ->
     return builder(spec, classes) if width is None else builder(spec, classes, width)
 
 
+def family(name: str) -> str:
+    """What a network is built of: "cnn" for cnn and cnn-deep, and so on."""
+    return name.partition("-")[0]
+
+
 def check_problem(spec: ImageSpec, classes: int) -> None:
     """Refuse image sizes and class counts that nothing here can work on.
 
@@ -94,8 +99,46 @@ def _stem(before: int, channels: int, activation: nn.Module) -> list[nn.Module]:
     ]
 
 
+def _deep_stem(before: int, channels: int, activation: nn.Module) -> list[nn.Module]:
+    """Two convolutions at full resolution, the first a narrow one."""
+    narrow = max(1, channels // 2)
+    first = [
+        nn.Conv2d(before, narrow, 3, padding=1, bias=False),
+        nn.BatchNorm2d(narrow),
+        activation,
+    ]
+    return [*first, *_stem(narrow, channels, activation)]
+
+
+def _double(before: int, channels: int, dropout: float) -> list[nn.Module]:
+    """Two convolutions, pooling after the second, channel dropout at the end."""
+    return [
+        nn.Conv2d(before, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(0.1),
+        nn.Dropout2d(dropout),
+    ]
+
+
+class _Pooled(nn.Module):
+    """A convolutional body, its mean over the map, and a linear layer."""
+
+    def __init__(self, layers: list[nn.Module], features: int, classes: int):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.head(self.body(images).mean(dim=(2, 3)))
+
+
 @architecture("cnn")
-class CNN(nn.Module):
+class CNN(_Pooled):
     """Plain convolutional network in the style of the paper.
 
     Convolution, batch norm, leaky ReLU, max pooling and channel dropout, as in "Network
@@ -103,28 +146,27 @@ class CNN(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, classes: int, width: int = 32, dropout: float = 0.1):
-        super().__init__()
         layers = _stem(spec.channels, width, nn.LeakyReLU(0.1))
         before = width
         for stage in range(1, _stages(spec)):
             channels = width * 2 ** min(stage, 3)
-            layers += [
-                nn.Conv2d(before, channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.LeakyReLU(0.1),
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                nn.MaxPool2d(2),
-                nn.BatchNorm2d(channels),
-                nn.LeakyReLU(0.1),
-                nn.Dropout2d(dropout),
-            ]
+            layers += _double(before, channels, dropout)
             before = channels
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(before, classes)
+        super().__init__(layers, before, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(self.body(images).mean(dim=(2, 3)))
+
+@architecture("cnn-deep")
+class DeepCNN(_Pooled):
+    """The CNN with a two-layer stem and one more stage, for natural images."""
+
+    def __init__(self, spec: ImageSpec, classes: int, width: int = 48, dropout: float = 0.1):
+        layers = _deep_stem(spec.channels, width, nn.LeakyReLU(0.1))
+        before = width
+        for stage in range(1, _stages(spec) + 1):
+            channels = width * 2 ** min(stage, 2)
+            layers += _double(before, channels, dropout)
+            before = channels
+        super().__init__(layers, before, classes)
 
 
 class _Residual(nn.Module):
@@ -152,23 +194,31 @@ class _Residual(nn.Module):
 
 
 @architecture("resnet")
-class ResNet(nn.Module):
+class ResNet(_Pooled):
     """Small residual network (He et al. 2016): one basic block a stage."""
 
     def __init__(self, spec: ImageSpec, classes: int, width: int = 32):
-        super().__init__()
         layers = _stem(spec.channels, width, nn.ReLU())
         before = width
         for stage in range(_stages(spec)):
             channels = width * 2 ** min(stage, 2)
             layers.append(_Residual(before, channels, stride=1 if stage == 0 else 2))
             before = channels
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(before, classes)
+        super().__init__(layers, before, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.head(self.body(images).mean(dim=(2, 3)))
+
+@architecture("resnet-deep")
+class DeepResNet(_Pooled):
+    """The ResNet with a two-layer stem and wider stages, for natural images."""
+
+    def __init__(self, spec: ImageSpec, classes: int, width: int = 40):
+        layers = _deep_stem(spec.channels, width, nn.ReLU())
+        before = width
+        for stage in range(_stages(spec)):
+            channels = width * 2 ** min(stage + 1, 3)
+            layers.append(_Residual(before, channels, stride=1 if stage == 0 else 2))
+            before = channels
+        super().__init__(layers, before, classes)
 
 
 @architecture("mlp")
