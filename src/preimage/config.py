@@ -122,7 +122,7 @@ class InvertConfig:
     """Peak learning rate of Adam, after a short warm-up and before a cosine decay."""
     check_every: int = 50
     """Steps between two held-out checks, each of which is also a checkpoint."""
-    stop_at: float = 0.999
+    stop_at: float = 0.995
     """Stop early when this share of the held-out check has the right class ..."""
     patience: int = 3
     """... this many times in a row."""

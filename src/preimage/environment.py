@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -21,13 +22,14 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "hardware": hardware_name(),
+        "memory_gb": memory_gb(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def command() -> str:
-    """The command line, the program without its folder."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line as a shell takes it, the program without its folder."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
@@ -62,6 +64,14 @@ def hardware_name() -> str:
     return f"{cores} cores, {_processor()}, {_graphics()}"
 
 
+def memory_gb() -> float | None:
+    """Main memory in 10^9 bytes; None where the system does not tell."""
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -81,9 +91,10 @@ def _graphics() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    # without the locks that git status takes by default, commits made meanwhile cannot fail
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
             check=False,
             capture_output=True,
             text=True,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import math
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +24,28 @@ _REASONS = {
     errno.EPERM: ("permission to write", "choose another folder with --out"),
     errno.ENOTDIR: ("a folder", "choose another one with --out"),
     errno.EEXIST: ("a folder", "choose another one with --out"),
+    errno.EISDIR: ("a file", "choose another name"),
 }
+_TEMPORARY = ".preimage-part"
+_DIGEST = hashlib.sha256().digest_size
 
 
-def disk_error(error: OSError, path: Path) -> DiskError:
-    """Tell in one sentence why `path` could not be written."""
-    wanted, advice = _REASONS.get(error.errno or 0, ("to write", "check the disk and the path"))
-    reason = error.strerror or type(error).__name__
-    return DiskError(f"expected {wanted} for '{path}', found: {reason}; {advice} and run it again")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a failure to write `path` in one sentence.
+
+    Raises:
+        DiskError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        unknown = ("a place to write", "check the disk and the path")
+        wanted, advice = _REASONS.get(error.errno or 0, unknown)
+        reason = error.strerror or type(error).__name__
+        raise DiskError(
+            f"expected {wanted} for '{path}', found: {reason}; {advice} and run it again"
+        ) from error
 
 
 def make_folder(path: Path) -> None:
@@ -36,10 +54,8 @@ def make_folder(path: Path) -> None:
     Raises:
         DiskError: when it cannot be made.
     """
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path) from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -49,21 +65,29 @@ def write_atomic(path: Path, data: bytes) -> None:
         DiskError: when it cannot be written; what was there before stays.
     """
     make_folder(path.parent)
-    temporary: Path | None = None
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with writing(path):
+        descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
         temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed writes of these files left; nothing may be writing them meanwhile."""
+    for name in names:
+        for file in folder.glob(f".{name}.*{_TEMPORARY}"):
+            with writing(file):
+                file.unlink(missing_ok=True)
 
 
 def append_line(path: Path, text: str) -> None:
@@ -72,22 +96,51 @@ def append_line(path: Path, text: str) -> None:
     Raises:
         DiskError: when it cannot be written; the line may then be torn.
     """
+    with writing(path), path.open("ab") as file:
+        file.write(text.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write `data` behind its SHA-256, so that :func:`read_sealed` knows it to be whole.
+
+    Raises:
+        DiskError: when it cannot be written; what was there before stays.
+    """
+    write_atomic(path, hashlib.sha256(data).digest() + data)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What :func:`write_sealed` wrote; None where the file is missing, torn or altered."""
     try:
-        with path.open("ab") as file:
-            file.write(text.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise disk_error(error, path) from error
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, data = content[:_DIGEST], content[_DIGEST:]
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def plain(value: Any) -> Any:
+    """The same value as JSON gives it back; numbers that JSON cannot say become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all.
+    """Write `value` as JSON, whole or not at all; NaN and infinity become null.
 
     Raises:
         DiskError: when it cannot be written.
     """
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    # a path in a setting may hold bytes that are no text: JSON gives them back as they were
+    write_atomic(path, (text + "\n").encode(errors="surrogatepass"))
 
 
 def read_json(path: Path) -> Any:
@@ -113,12 +166,15 @@ def _umask() -> int:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the new name itself durable; not all systems can open a folder."""
+    """Make the new name itself durable; not all systems can open or sync a folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)

@@ -11,9 +11,14 @@ import torch
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 MOST_CLASSES = 50
 """Classes that a page shows; it says how many it leaves out."""
+
+_LONGEST_SIDE = 64
+# raw bytes of all images of a page: noise hardly compresses, and base64 adds a third
+_MOST_BYTES = 4_500_000
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,24 @@ class GalleryClass:
 
 
 @dataclass(frozen=True)
+class _Picture:
+    uri: str
+    confidence: float
+
+
+@dataclass(frozen=True)
 class _Row:
     name: str
     confidence: float
-    pictures: list[str]
+    pictures: list[_Picture]
 
 
 def grid_png(images: Tensor, columns: int, scale: int = 1, gap: int = 2) -> bytes:
     """Lay images out in rows.
 
     Args:
-        images: (N, C, H, W) in [0, 1], N at least 1; C is 1 or 3, other counts show the first.
+        images: (N, C, H, W) in [0, 1], N at least 1; C is 1 or 3, of other counts the first
+            channel is shown.
         columns: images a row.
         scale: pixels of the picture for each pixel of an image.
         gap: pixels between images.
@@ -70,32 +82,62 @@ def gallery_page(
 ) -> str:
     """One HTML page with all its images in it: no request leaves it.
 
+    The page stays below some 6 MB: images above 64 pixels are reduced, and where a class has more
+    images than there is room for, its first ones are shown.
+
     Args:
         title: the page's heading.
-        classes: what to show, at most :data:`MOST_CLASSES` of them.
+        classes: what to show; the first :data:`MOST_CLASSES` of them are.
         facts: names of figures and the figures, as they are to be read.
         notes: sentences on how the images were made and what to mind.
         left_out: classes that are not among `classes`.
     """
     shown = classes[:MOST_CLASSES]
-    rows = [
-        _Row(
-            item.name,
-            sum(item.confidence) / max(1, len(item.confidence)),
-            [_data_uri(image) for image in item.images],
-        )
-        for item in shown
-    ]
+    room = _MOST_BYTES // max(1, len(shown))
     templates = Environment(
         loader=PackageLoader("preimage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return templates.get_template("gallery.html").render(
         title=title,
-        rows=rows,
+        rows=[_row(item, room) for item in shown],
         facts=facts,
-        notes=notes,
+        notes=[*notes, *_reduced(shown)],
         left_out=left_out + len(classes) - len(shown),
     )
+
+
+def _row(item: GalleryClass, room: int) -> _Row:
+    """A class as the page shows it, in at most `room` raw bytes of pixels, but one image at least.
+
+    The confidence is the mean over all its images.
+    """
+    images = _reduce(item.images)
+    count = max(1, room // images[0].numel()) if len(images) else 0
+    pictures = [
+        _Picture(_data_uri(image), confidence)
+        for image, confidence in zip(images[:count], item.confidence, strict=False)
+    ]
+    return _Row(item.name, sum(item.confidence) / max(1, len(item.confidence)), pictures)
+
+
+def _reduce(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) with no side above the longest that a page shows."""
+    height, width = images.shape[2:]
+    factor = _LONGEST_SIDE / max(height, width)
+    if factor >= 1:
+        return images
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return F.interpolate(images.detach().float(), size=size, mode="area")
+
+
+def _reduced(classes: Sequence[GalleryClass]) -> list[str]:
+    """A note for the reader where the page shows less than the images are."""
+    sizes = {tuple(item.images.shape[2:]) for item in classes}
+    large = [size for size in sizes if max(size) > _LONGEST_SIDE]
+    return [
+        f"Images of {height} by {width} pixels are reduced to {_LONGEST_SIDE} on the longer side."
+        for height, width in sorted(large)
+    ]
 
 
 def _data_uri(image: Tensor) -> str:

@@ -7,10 +7,8 @@ files of an unbroken one.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,25 @@ from filelock import FileLock, Timeout
 
 from preimage.environment import environment
 from preimage.errors import PreimageError
-from preimage.files import append_line, disk_error, make_folder, read_json, write_atomic, write_json
+from preimage.files import (
+    append_line,
+    make_folder,
+    plain,
+    read_json,
+    read_sealed,
+    remove_leftovers,
+    write_atomic,
+    write_json,
+    write_sealed,
+    writing,
+)
+from preimage.settings import FORMAT, check_equal, check_kind, check_version, read_settings
 
-FORMAT = 1
 _CONFIG, _ENVIRONMENT, _LOG = "config.json", "environment.json", "metrics.jsonl"
-_METRICS, _STATE, _PREVIOUS, _LOCK = "metrics.json", "state.pt", "state.prev.pt", ".lock"
-_DIGEST = 32
+_METRICS, _STATE, _PREVIOUS = "metrics.json", "state.pt", "state.prev.pt"
+_LOCK, _WRITTEN = ".lock", ".written.json"
+# the order to remove them in: a kill in between leaves an unfinished run that can go on
+_OWN = (_METRICS, _STATE, _PREVIOUS, _LOG, _ENVIRONMENT, _WRITTEN, _CONFIG)
 
 
 class RunFolder:
@@ -45,17 +56,18 @@ class RunFolder:
             path: the folder; made where it is missing.
             kind: what kind of run it is, such as "invert".
             config: the settings, ready for JSON; a run goes on only under equal ones.
-            overwrite: remove the files of another run that is in it. Other files stay.
+            overwrite: remove the files that a run wrote in it, and start anew. Other files stay.
 
         Raises:
-            PreimageError: when the folder holds another run, foreign files or another version's
-                run, or another process is at work in it.
+            PreimageError: when the folder holds another run, no run but other files, or another
+                version's run, or another process is at work in it.
             DiskError: when it cannot be written.
         """
         path = Path(path)
-        settings = {"format": FORMAT, "kind": kind, "config": _plain(config)}
+        settings = {"format": FORMAT, "kind": kind, "config": plain(config)}
         make_folder(path)
         folder = cls(path, settings)
+        folder._refuse_foreign()
         folder._acquire()
         try:
             folder._claim(overwrite)
@@ -76,12 +88,10 @@ class RunFolder:
             raise PreimageError(
                 f"expected a run folder, found no {_CONFIG} in '{path}'; check the path"
             )
-        settings = _read_settings(path)
-        if kind is not None and settings["kind"] != kind:
-            raise PreimageError(
-                f"expected a run of `preimage {kind}`, found one of `preimage {settings['kind']}` "
-                f"in '{path}'; choose another folder"
-            )
+        settings = read_settings(path / _CONFIG)
+        check_version(settings, path)
+        if kind is not None:
+            check_kind(settings, kind, path)
         return cls(path, settings)
 
     def __enter__(self) -> RunFolder:
@@ -102,41 +112,63 @@ class RunFolder:
         return (self.path / _METRICS).is_file()
 
     def log(self, **values: Any) -> None:
-        """Append one line to the log; give at least `step`."""
-        append_line(self.path / _LOG, json.dumps(_plain(values), allow_nan=False))
+        """Append one line to the log.
+
+        Args:
+            values: at least `step`, counted from 1; NaN and infinity become null.
+
+        Raises:
+            DiskError: when it cannot be written.
+        """
+        append_line(self.path / _LOG, json.dumps(plain(values), allow_nan=False))
 
     def metrics_log(self) -> list[dict[str, Any]]:
         """The log's whole lines, in order."""
         return list(self._lines())
 
     def rewind(self, step: int) -> None:
-        """Drop what the log has beyond `step`, and a line that a kill tore."""
+        """Drop what the log has beyond `step`, and a line that a kill tore.
+
+        Args:
+            step: the one that the loaded state stands at; 0 where there is no state.
+
+        Raises:
+            DiskError: when it cannot be written; the log stays as it was.
+        """
         kept = [json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step]
         write_atomic(self.path / _LOG, "".join(kept).encode())
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Keep `state` (tensors and plain values); the one before it is kept as a reserve."""
+        """Keep `state` (tensors and plain values); the one before it is kept as a reserve.
+
+        Raises:
+            DiskError: when it cannot be written; the state before it stays.
+        """
         import torch
 
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        data = buffer.getvalue()
         current = self.path / _STATE
-        if current.is_file():
-            # a copy by renaming: at every moment one of the two names has a whole state
-            current.replace(self.path / _PREVIOUS)
-        write_atomic(current, hashlib.sha256(data).digest() + data)
+        # a damaged state must not push the good one out of its reserve
+        if read_sealed(current) is not None:
+            with writing(current):
+                current.replace(self.path / _PREVIOUS)
+        write_sealed(current, buffer.getvalue())
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last whole state, or None where none was saved.
+        """The last whole state, its tensors on the CPU, or None where none was saved.
 
         Raises:
             PreimageError: when states are there, and all are damaged.
         """
-        files = [f for f in (self.path / _STATE, self.path / _PREVIOUS) if f.is_file()]
-        for file in files:
-            state = _read_state(file)
-            if state is not None:
+        import torch
+
+        files = [file for file in (self.path / _STATE, self.path / _PREVIOUS) if file.is_file()]
+        for data in map(read_sealed, files):
+            if data is not None:
+                state: dict[str, Any] = torch.load(
+                    io.BytesIO(data), map_location="cpu", weights_only=True
+                )
                 return state
         if files:
             raise PreimageError(
@@ -146,12 +178,29 @@ class RunFolder:
         return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run, whole or not at all."""
+        """Write a file of the run, whole or not at all.
+
+        Args:
+            name: a file name without a folder, none of those that the run folder itself uses.
+            data: its content.
+
+        Raises:
+            DiskError: when it cannot be written; what was there before stays.
+        """
+        if not _is_name(name):
+            raise ValueError(f"expected a file name that is free in a run folder, found '{name}'")
+        written = self._written()
+        if name not in written:
+            write_json(self.path / _WRITTEN, [*written, name])
         write_atomic(self.path / name, data)
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write the run's result, which marks its end."""
-        write_json(self.path / _METRICS, _plain(metrics))
+        """Write the run's result, which marks its end: write everything else before.
+
+        Raises:
+            DiskError: when it cannot be written.
+        """
+        write_json(self.path / _METRICS, metrics)
 
     def metrics(self) -> dict[str, Any]:
         """The result that :meth:`finish` wrote.
@@ -167,56 +216,62 @@ class RunFolder:
         values: dict[str, Any] = read_json(self.path / _METRICS)
         return values
 
-    def _acquire(self) -> None:
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise PreimageError(
-                f"expected '{self.path}' to be free, found another process at work in it; wait "
-                "for it or choose another folder with --out"
-            ) from error
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        self._lock = lock
-
-    def _claim(self, overwrite: bool) -> None:
-        """Take the folder for this run: an empty one, the equal run's, or another's overwritten."""
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder with files in it that is no run's, before anything is written to it."""
         if (self.path / _CONFIG).is_file():
-            if not overwrite:
-                self._check_equal()
-                return
-            self._clear()
-        elif foreign := [f.name for f in self.path.iterdir() if not _may_stay(f.name)]:
+            read_settings(self.path / _CONFIG)
+            return
+        with writing(self.path):
+            foreign = [f.name for f in self.path.iterdir() if not f.name.startswith(".")]
+        if foreign:
             raise PreimageError(
                 f"expected an empty folder or a run folder, found '{foreign[0]}' in "
                 f"'{self.path}'; choose another one with --out"
             )
-        write_json(self.path / _ENVIRONMENT, environment())
-        write_json(self.path / _CONFIG, self.settings)
 
-    def _check_equal(self) -> None:
-        there = _read_settings(self.path)
-        differing = sorted(_differences(there, self.settings))
-        if differing:
-            raise PreimageError(
-                f"expected '{self.path}' to hold the same run, found one with other "
-                f"{', '.join(differing[:3])}; choose another folder with --out, or replace it "
-                "with --overwrite"
-            )
+    def _acquire(self) -> None:
+        lock = FileLock(self.path / _LOCK)
+        with writing(self.path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise PreimageError(
+                    f"expected '{self.path}' to be free, found another process at work in it; "
+                    "wait for it or choose another folder with --out"
+                ) from error
+        self._lock = lock
+
+    def _claim(self, overwrite: bool) -> None:
+        """Take the folder for this run: a new one, the equal run's, or another's overwritten."""
+        if (self.path / _CONFIG).is_file():
+            there = read_settings(self.path / _CONFIG)
+            if overwrite:
+                self._clear()
+            else:
+                check_version(there, self.path)
+                check_equal(there, self.settings, self.path)
+        remove_leftovers(self.path, [*_OWN, *self._written()])
+        # the settings come first: they alone make the folder a run's
+        if not (self.path / _CONFIG).is_file():
+            write_json(self.path / _CONFIG, self.settings)
+        if not (self.path / _ENVIRONMENT).is_file():
+            write_json(self.path / _ENVIRONMENT, environment())
 
     def _clear(self) -> None:
-        """Remove a run's files; its settings go last, so that a kill leaves it a run."""
-        try:
-            for file in self._files():
-                if file.name not in (_CONFIG, _LOCK) and _is_ours(file.name):
-                    file.unlink()
-            (self.path / _CONFIG).unlink()
-        except OSError as error:
-            raise disk_error(error, self.path) from error
+        """Remove what a run wrote, and nothing else."""
+        written = self._written()
+        first, *others = _OWN
+        remove_leftovers(self.path, [*_OWN, *written])
+        for name in (first, *written, *others):
+            with writing(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
 
-    def _files(self) -> list[Path]:
-        return [file for file in self.path.iterdir() if file.is_file()]
+    def _written(self) -> list[str]:
+        """Names of the files that the run's job wrote, or was about to write."""
+        file = self.path / _WRITTEN
+        names = read_json(file) if file.is_file() else []
+        # a folder may come from elsewhere: no name in it may lead out of it
+        return [name for name in names if isinstance(name, str) and _is_name(name)]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         file = self.path / _LOG
@@ -229,55 +284,6 @@ class RunFolder:
                 return
 
 
-def _may_stay(name: str) -> bool:
-    """Whether a folder with this in it counts as empty: a kill may come before the settings."""
-    return name == _ENVIRONMENT or name.startswith(".")
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a run may have written a file of this name."""
-    ours = (_ENVIRONMENT, _LOG, _METRICS, _STATE, _PREVIOUS)
-    return name in ours or name.startswith(("classifier.", "generator.", "gallery."))
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = read_json(path / _CONFIG)
-    found = settings.get("format") if isinstance(settings, dict) else None
-    if found != FORMAT:
-        raise PreimageError(
-            f"expected a run folder of version {FORMAT}, found version {found} in '{path}'; use "
-            "the preimage that wrote it, or choose another folder with --out"
-        )
-    return settings
-
-
-def _read_state(file: Path) -> dict[str, Any] | None:
-    """The state in a file; None unless it is whole."""
-    import torch
-
-    content = file.read_bytes()
-    digest, data = content[:_DIGEST], content[_DIGEST:]
-    if hashlib.sha256(data).digest() != digest:
-        return None
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state
-
-
-def _plain(value: Any) -> Any:
-    """The same value as JSON gives it back; numbers that JSON cannot say become None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
-    """Dotted names of the settings that differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in one.keys() | other.keys():
-            yield from _differences(one.get(key), other.get(key), f"{name}.{key}".strip("."))
-    elif one != other:
-        yield name.removeprefix("config.config.").removeprefix("config.")
+def _is_name(name: str) -> bool:
+    """Whether a job may write a file of this name."""
+    return name == Path(name).name and name[:1] not in ("", ".") and name not in _OWN

@@ -1,0 +1,88 @@
+"""The settings that a run folder holds, and whether they are those that a command asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from preimage.errors import PreimageError
+from preimage.files import read_json
+
+FORMAT = 1
+"""Version of the run folder's form: {"format", "kind", "config"} in config.json."""
+
+Settings = dict[str, Any]
+
+
+def read_settings(file: Path) -> Settings:
+    """A run's settings, of whatever version.
+
+    Raises:
+        PreimageError: when the file is damaged or no run's.
+    """
+    settings = read_json(file)
+    if not isinstance(settings, dict) or not {"format", "kind", "config"} <= settings.keys():
+        raise PreimageError(
+            f"expected a run folder, found a {file.name} that no run wrote in '{file.parent}'; "
+            "choose another folder"
+        )
+    return settings
+
+
+def check_version(settings: Settings, folder: Path) -> None:
+    """Refuse a run of another version.
+
+    Raises:
+        PreimageError: when it is one.
+    """
+    if settings["format"] != FORMAT:
+        raise PreimageError(
+            f"expected a run folder of version {FORMAT}, found version {settings['format']} in "
+            f"'{folder}'; use the preimage that wrote it, or choose another folder with --out"
+        )
+
+
+def check_kind(settings: Settings, kind: str, folder: Path) -> None:
+    """Refuse a run of another kind, such as "train" for "invert".
+
+    Raises:
+        PreimageError: when it is one.
+    """
+    if settings["kind"] != kind:
+        raise PreimageError(
+            f"expected a run of `preimage {kind}`, found one of `preimage {settings['kind']}` "
+            f"in '{folder}'; choose another folder"
+        )
+
+
+def check_equal(there: Settings, here: Settings, folder: Path) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        PreimageError: naming the first few that differ.
+    """
+    check_kind(there, here["kind"], folder)
+    differing = sorted(_differences(there["config"], here["config"]))
+    if differing:
+        raise PreimageError(
+            f"expected '{folder}' to hold a run with the same settings, found one with "
+            f"{', '.join(differing[:3])}; choose another folder with --out, or replace it with "
+            "--overwrite"
+        )
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """What differs, such as "seed 0 instead of 1"; nested settings by their dotted names."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there.keys() | here.keys():
+            dotted = f"{name}.{key}".strip(".")
+            yield from _differences(there.get(key), here.get(key), dotted)
+    elif there != here:
+        yield f"{name.removeprefix('config.')} {_brief(there)} instead of {_brief(here)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,263 @@
+"""Jobs end with the same files however often they were killed, and judge what fits only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import preimage.jobs.invert
+import tiny
+from preimage.cli import main
+from preimage.commands import Measure
+from preimage.config import ModelConfig
+from preimage.errors import PreimageError
+from preimage.jobs.measure import find_judges
+from preimage.jobs.report import Silent
+from preimage.sources import load_classifier
+from preimage.student import StudentConfig
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+
+
+def timeless(value):
+    """The same without what a clock says."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return value
+
+
+def contents(folder):
+    """All that a run leaves and that must not depend on how often it was broken off."""
+    folder = Path(folder)
+    assert not list(folder.glob(".*tmp")) + list(folder.glob(".*part"))
+    return {
+        "log": [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").open()],
+        "metrics": timeless(json.loads((folder / "metrics.json").read_text())),
+        **{file.name: file.read_bytes() for file in folder.glob("*.safetensors")},
+    }
+
+
+# Imports torch once and forks the attempts. A child is killed from outside at a random moment
+# after its log has grown by a random number of lines, or kills itself just before its n-th call
+# of a function that the writing of files hangs on.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from preimage.cli import main
+
+def child(arguments, call=None, nth=0):
+    pid = os.fork()
+    if pid:
+        return pid
+    if call:
+        real, left = getattr(os, call), [nth]
+        def fatal(*arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+        setattr(os, call, fatal)
+    os._exit(main(arguments))
+
+def code(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def lines(out):
+    log = Path(out, "metrics.jsonl")
+    return log.read_bytes().count(b"\\n") if log.is_file() else 0
+
+def kill_after(pid, out, more, delay):
+    wanted, end = lines(out) + more, time.monotonic() + 60
+    while lines(out) < wanted and time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(pid, signal.SIGKILL)
+    return code(pid)
+
+whole, broken, *arguments = sys.argv[1:]
+chance = random.Random(0)
+assert code(child([*arguments, "--out", whole])) == 0
+command = [*arguments, "--out", broken]
+codes = [kill_after(child(command), broken, 0, chance.uniform(0, 0.3))]
+for call, nth in (("replace", 1), ("fsync", 4), ("replace", 5), ("fsync", 9), ("replace", 3)):
+    codes.append(code(child(command, call, nth)))
+for _ in range(4):
+    codes.append(kill_after(child(command), broken, chance.randrange(2), chance.uniform(0, 0.04)))
+assert code(child(command)) == 0
+print(codes.count(-signal.SIGKILL), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("kind", ["invert", "train"])
+def test_killed_job_ends_as_an_unbroken_one(tmp_path, kind):
+    """Killed (SIGKILL) at several moments, some of them in the middle of writing."""
+    data = tiny.write_npz(tmp_path / "bands.npz")
+    arguments = {
+        "invert": tiny.invert_arguments("", steps=60)[:-2],
+        "train": [*tiny.train_arguments(data, "")[:-2], "--epochs", "12"],
+    }[kind]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, "whole", "broken", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) >= 6, "too few kills to tell anything"
+    expected = contents("whole")
+    assert contents("broken") == expected
+    assert len(expected["log"]) >= 12
+    assert {"generator.safetensors", "classifier.safetensors"} & expected.keys()
+
+
+@pytest.mark.parametrize("kind", ["invert", "train"])
+def test_disk_that_is_full_in_the_middle_costs_nothing(tmp_path, monkeypatch, capsys, kind):
+    data = tiny.write_npz(tmp_path / "bands.npz")
+    arguments = {
+        "invert": lambda out: tiny.invert_arguments(out),
+        "train": lambda out: tiny.train_arguments(data, out),
+    }[kind]
+    assert main(arguments("whole")) == 0
+    capsys.readouterr()
+    for call, nth in (("fsync", 3), ("fsync", 6), ("replace", 4)):
+        with monkeypatch.context() as context:
+            tiny.fail_once(context, call, nth, errno.ENOSPC)
+            assert main(arguments("broken")) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("error: expected room on the disk for") and "free some space" in last
+        assert "broken" in last
+    assert main(arguments("broken")) == 0
+    assert contents("broken") == contents("whole")
+    assert len(contents("whole")["log"]) >= 4
+
+
+def test_damaged_state_costs_only_the_work_since_the_one_before(capsys):
+    """A state that is cut short or has a flipped bit is never read."""
+    assert main(tiny.invert_arguments("whole")) == 0
+    assert main(tiny.invert_arguments("broken")) == 0
+    broken, expected = Path("broken"), contents("broken")
+    for damage in (lambda data: data[: len(data) // 2], flip_a_bit):
+        (broken / "metrics.json").unlink()
+        (broken / "generator.safetensors").unlink()
+        state = broken / "state.pt"
+        state.write_bytes(damage(state.read_bytes()))
+        assert main(tiny.invert_arguments("broken")) == 0
+        assert contents("broken") == expected == contents("whole")
+    (broken / "metrics.json").unlink()
+    for state in broken.glob("state*.pt"):
+        state.write_bytes(flip_a_bit(state.read_bytes()))
+    before = (broken / "generator.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(tiny.invert_arguments("broken")) == 2
+    assert "damaged" in capsys.readouterr().err
+    assert (broken / "generator.safetensors").read_bytes() == before
+
+
+def flip_a_bit(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_seconds_of_a_resumed_run_count_those_before(capsys):
+    assert main(tiny.invert_arguments("run")) == 0
+    run = Path("run")
+    (run / "metrics.json").unlink()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    for line in lines:
+        line["seconds"] += 1000
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(tiny.invert_arguments("run")) == 0
+    assert json.loads((run / "metrics.json").read_text())["seconds"] > 1000
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """The data set, and run folders of two classifiers of it that are not alike."""
+    data = tiny.write_npz(tmp_path / "bands.npz")
+    for arch in ("mlp", "cnn"):
+        assert main(tiny.train_arguments(data, tmp_path / arch, arch=arch)) == 0
+    capsys.readouterr()
+    return str(data), str(tmp_path / "mlp"), str(tmp_path / "cnn")
+
+
+def test_trained_classifier_is_inverted_and_every_figure_measured(trained, monkeypatch, capsys):
+    data, mlp, cnn = trained
+    small = StudentConfig(images=60, steps=4, batch=20)
+    monkeypatch.setattr(preimage.jobs.invert, "StudentConfig", lambda: small)
+    few = [*tiny.FEW, "--steps", "20", "--json"]
+    status = main(["invert", mlp, *few, "--data", data, "--evaluator", cnn, "--out", "run"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    record = json.loads(captured.out)
+    shares = ["inversion_accuracy", "evaluator_accuracy", "confidence", "precision", "coverage"]
+    for name in (*shares, "student_accuracy"):
+        assert 0 <= record[name] <= 1, name
+    for name in ("pixel", "pixel_real", "feature", "feature_real"):
+        assert 1 <= record[f"vendi_{name}"] <= 10, name
+    assert record["dataset"] == data and record["seconds"] > 0
+    page = Path("run/gallery.html").read_text()
+    assert "Coverage of real images" in page and f"{record['evaluator_accuracy']:.1%}" in page
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def judges_of(model, **measure):
+    listener = Listener()
+    config = ModelConfig(model)
+    judges = find_judges(config, load_classifier(config), Measure(**measure), listener)
+    return judges, listener.warnings
+
+
+def test_judges_are_found_or_their_lack_is_told(trained, tmp_path):
+    data, mlp, cnn = trained
+    judges, warnings = judges_of(mlp)
+    assert judges.real is None and judges.evaluator is None and judges.dataset is None
+    assert len(warnings) == 1 and "--data" in warnings[0]
+    judges, warnings = judges_of(mlp, data=data, evaluator=cnn)
+    assert len(judges.real) == 60 and judges.evaluator.arch == "cnn" and not warnings
+    assert judges_of(mlp, data=data, real=False)[0].real is None
+    images, labels = tiny.bands(40)
+    four = str(tmp_path / "four.npz")
+    tiny.np.savez(four, images=images, labels=labels % 2 + 2)
+    with pytest.warns(UserWarning, match="no splits"), pytest.raises(PreimageError) as caught:
+        judges_of(mlp, data=four)
+    assert "3 classes" in str(caught.value) and "found 4" in str(caught.value)
+
+
+def test_bundled_classifiers_judge_one_another():
+    """A bundled classifier has its own evaluator, and an evaluator the classifier."""
+    for model, other in (("mnist", "mnist-evaluator"), ("mnist-evaluator", "mnist")):
+        judges, _ = judges_of(model, real=False)
+        assert judges.dataset == "mnist" and judges.evaluator.name == other
+
+
+def test_data_of_another_size_is_converted_to_the_classifiers(trained, tmp_path):
+    _, mlp, _ = trained
+    images, labels = tiny.bands(30)
+    large = str(tmp_path / "large.npz")
+    pair = {"x_test": images.repeat(2, 1).repeat(2, 2), "y_test": labels}
+    tiny.np.savez(large, **pair)
+    judges, _ = judges_of(mlp, data=large)
+    assert judges.real.spec.shape == (1, tiny.SIDE, tiny.SIDE)
+    assert (judges.real.images.float() - torch.tensor(images)[:, None]).abs().max() <= 60

@@ -1,0 +1,107 @@
+"""Networks, loss terms and data that are small enough to run whole commands on.
+
+Commands find the networks and terms by name, as ``tiny:build``: pytest has this folder on its
+path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import numpy as np
+import torch
+from torch import nn
+
+CLASSES, SIDE = 3, 8
+IMAGE = ("--image", "1", str(SIDE), str(SIDE))
+FEW = ("--width", "4", "--latent", "8", "--batch", "8", "--check-every", "5", "--samples", "30")
+
+
+def invert_arguments(out, *more, model="tiny:build", steps=20):
+    """A whole inversion that takes a second."""
+    return ["invert", model, *IMAGE, *FEW, "--steps", str(steps), "--out", str(out), *more]
+
+
+def train_arguments(data, out, *more, arch="mlp"):
+    """A whole training that takes a second."""
+    size = ("--width", "8", "--batch", "20", "--shift", "0", "--epochs", "4")
+    return ["train", str(data), "--arch", arch, *size, "--out", str(out), *more]
+
+
+def _network(inputs=SIDE * SIDE, classes=CLASSES):
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, classes)
+    ).eval()
+
+
+def build():
+    return _network()
+
+
+def one_class():
+    return _network(classes=1)
+
+
+def of_four_pixels():
+    return _network(inputs=16)
+
+
+def nan_weights():
+    network = _network()
+    with torch.no_grad():
+        network[1].weight[0, 0] = float("nan")
+    return network
+
+
+def map_of_logits():
+    return nn.Sequential(nn.Conv2d(1, CLASSES, 3, padding=1), nn.Linear(SIDE, SIDE))
+
+
+def broken():
+    raise RuntimeError("first line\nsecond line")
+
+
+class NanAfter:
+    """A loss term that is zero, and NaN from a call on; used by name, so it counts for all."""
+
+    calls, last_good = 0, 12
+
+    def __call__(self, sample):
+        self.calls += 1
+        scale = 0.0 if self.calls <= self.last_good else float("nan")
+        return sample.images.mean() * scale
+
+
+nan_half_way = NanAfter()
+
+
+def bands(count, seed=0):
+    """Images (N, 8, 8) uint8 of `CLASSES` classes that differ in which rows are bright."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    images = random.integers(0, 100, (count, SIDE, SIDE), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] += 150
+    return images, labels
+
+
+def write_npz(path, train=120, test=60):
+    (x_train, y_train), (x_test, y_test) = bands(train), bands(test, seed=1)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
+
+
+def fail_once(monkeypatch, name, nth, code=errno.ENOSPC):
+    """Let the nth call of ``os.<name>`` from now on fail, such as for a full disk."""
+    real, calls = getattr(os, name), []
+
+    def failing(*arguments, **options):
+        calls.append(1)
+        if len(calls) == nth:
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, name, failing)
+    return calls
