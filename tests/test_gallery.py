@@ -82,7 +82,9 @@ class Page(HTMLParser):
 def some_classes(count, images=2, shape=(1, 8, 8), confidence=0.75):
     random = torch.Generator().manual_seed(0)
     return [
-        GalleryClass(f"class {k}", torch.rand(images, *shape, generator=random), [confidence] * images)
+        GalleryClass(
+            f"class {k}", torch.rand(images, *shape, generator=random), [confidence] * images
+        )
         for k in range(count)
     ]
 
@@ -145,3 +147,51 @@ def test_page_stays_below_ten_megabytes(shape):
     page = Page(text := gallery_page("Title", classes, {}))
     assert len(text) < 10e6
     assert len({image["alt"] for image in page.all("img")}) >= MOST_CLASSES
+
+
+def test_large_images_are_reduced_and_the_page_says_so():
+    item = GalleryClass("wide", torch.rand(2, 3, 50, 200), [0.9, 0.8])
+    page = Page(gallery_page("Title", [item], {}))
+    png = base64.b64decode(page.all("img")[0]["src"].removeprefix("data:image/png;base64,"))
+    assert pixels(png).shape == (16, 64, 3)
+    assert "Images of 50 by 200 pixels are reduced to 64" in page.text
+    assert "85.0 % confident on average" in page.text
+    assert [image["title"] for image in page.all("img")] == ["90.0 % confident", "80.0 % confident"]
+
+
+def test_dark_follows_the_system_or_the_button_and_never_reaches_paper():
+    text = gallery_page("Title", some_classes(1), {})
+    style = text[text.index("<style>") : text.index("</style>")]
+    # every rule that sets dark colours stands in a media query for screens
+    dark = re.findall(r"@media screen[^{]*{\s*:root[^{]*{[^}]*color-scheme: dark", style)
+    assert len(dark) == style.count("color-scheme: dark;") == 2
+    assert "prefers-color-scheme: dark" in "".join(dark) and "data-theme" in "".join(dark)
+    (button,) = Page(text).all("button")
+    assert "hidden" in button and button["type"] == "button" and button["aria-label"]
+
+
+def test_page_without_figures_notes_or_images_has_no_empty_parts():
+    page = Page(gallery_page("Title", [GalleryClass("none", torch.rand(0, 1, 8, 8), [])], {}))
+    assert not page.all("dl") and not page.all("details") and not page.all("img")
+    assert "none" in page.text
+
+
+def luminance(colour):
+    """Relative luminance of "#rrggbb" by WCAG 2.2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_text_has_the_contrast_that_wcag_aa_asks_for():
+    text = gallery_page("Title", some_classes(1), {})
+    themes = [
+        dict(re.findall(r"--(\w+): (#\w{6})", block))
+        for block in re.findall(r":root[^{]*{([^}]*)}", text)
+    ]
+    assert len(themes) == 3
+    for theme in themes:
+        for ink in ("ink", "soft"):
+            for back in ("back", "card"):
+                pair = sorted([luminance(theme[ink]), luminance(theme[back])])
+                assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5

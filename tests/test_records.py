@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -30,17 +32,47 @@ def test_merge_replaces_equal_keys_and_keeps_the_rest(tmp_path):
     path = tmp_path / "results" / "x.json"
     merge_records(path, [{"a": 1, "seed": 0, "v": 1}, {"a": 1, "seed": 1, "v": 2}], ("a", "seed"))
     merge_records(path, [{"a": 1, "seed": 1, "v": 3}], ("a", "seed"), command="made by hand")
-    assert [r["v"] for r in read_records(path)] == [1, 3]
+    kept, replaced = read_records(path)
+    assert (kept["v"], replaced["v"]) == (1, 3)
     meta = json.loads(path.read_text())["meta"]
     assert meta["command"] == "made by hand"
     assert {"commit", "versions", "hardware", "date"} <= meta.keys()
     assert "torch" in meta["versions"]
+    assert replaced["date"] == meta["date"] and replaced["commit"] == meta["commit"]
+
+
+def test_older_records_keep_the_commit_that_they_were_made_with(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    for commit in ("first", "second"):
+        monkeypatch.setattr(
+            "preimage.records.environment", lambda c=commit: {"commit": c, "date": c}
+        )
+        merge_records(path, [{"name": commit}], ["name"], "by hand")
+    assert {r["name"]: r["commit"] for r in read_records(path)} == {
+        "first": "first",
+        "second": "second",
+    }
+
+
+def test_processes_that_merge_at_once_lose_no_record(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom preimage import records\n"
+        "records.environment = lambda: {'commit': None, 'date': ''}\n"
+        "for i in range(15):\n"
+        "    record = {'who': sys.argv[2], 'i': i}\n"
+        "    records.merge_records(Path(sys.argv[1]), [record], ('who', 'i'))\n"
+    )
+    path = tmp_path / "x.json"
+    workers = [subprocess.Popen([sys.executable, "-c", program, path, who]) for who in "abc"]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert len(read_records(path)) == 45
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_missing_file_has_no_records_and_a_damaged_one_is_told(tmp_path):
     path = tmp_path / "x.json"
     assert read_records(path) == []
-    for damaged in ('{"records": [', "[]", '{"records": 3}'):
+    for damaged in ('{"records": [', "[]", '{"records": 3}', '{"records": [3]}'):
         path.write_text(damaged)
         with pytest.raises(PreimageError, match="expected"):
             read_records(path)
@@ -54,10 +86,10 @@ def test_summary_is_mean_and_sample_deviation():
     ]
     x, y = summarise(records, ["d"], ["v", "w"])
     assert (x["d"], x["n"], y["n"]) == ("x", 2, 1)
-    assert x["v"] == (2.0, pytest.approx(2**0.5))
-    assert x["w"] == (5.0, None)
-    assert y["v"] == (7.0, None)
-    assert y["w"] == (None, None)
+    assert x["v"] == (2.0, pytest.approx(2**0.5), 2)
+    assert x["w"] == (5.0, None, 1)
+    assert y["v"] == (7.0, None, 1)
+    assert y["w"] == (None, None, 0)
 
 
 def test_tables_are_made_from_the_results_alone(tables, tmp_path):
@@ -76,18 +108,62 @@ def test_tables_are_made_from_the_results_alone(tables, tmp_path):
     assert tables.rewrite(after, tmp_path) == after
 
 
-def test_inversion_table_shows_deviation_over_seeds(tables):
-    fields = ("inversion_accuracy", "evaluator_accuracy", "confidence", "precision", "coverage")
+def inversion_record(**changes):
+    shares = ("inversion_accuracy", "evaluator_accuracy", "confidence", "precision", "coverage")
     plain = ("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real", "seconds")
+    settings = {"dataset": "gtsrb", "preset": "paper", "conditioning": "vector", "dropout": 0.2}
+    figures = {**dict.fromkeys(shares, 0.5), **dict.fromkeys(plain, 2.0), "student_accuracy": None}
+    return {**settings, **figures, **changes}
+
+
+def test_other_settings_and_missing_values_are_never_averaged_unseen(tables):
     records = [
-        {
-            "dataset": "gtsrb",
-            **dict.fromkeys(fields, share),
-            **dict.fromkeys(plain, 2.0),
-            "student_accuracy": None,
-        }
-        for share in (0.5, 0.7)
+        inversion_record(seed=0, precision=None),
+        inversion_record(seed=1, precision=0.25),
+        inversion_record(seed=0, conditioning="label", inversion_accuracy=0.9),
+        inversion_record(seed=0, dataset="mnist"),
+        inversion_record(seed=0, dataset="not_known"),
     ]
+    table = tables.inversion_table(records)
+    columns = ["MNIST<br>conditioning vector", "GTSRB<br>conditioning vector"]
+    columns += ["GTSRB<br>conditioning label", "not_known<br>conditioning vector"]
+    assert table.startswith("|  | " + " | ".join(columns) + " |")
+    assert "| inversion accuracy, % | 50.00 | 50.00 ± 0.00 | 90.00 | 50.00 |" in table
+    assert "| precision, % | 50.00 | 25.00 (1 of 2 seeds) | 50.00 | 50.00 |" in table
+
+
+def test_zoo_table_has_the_target_before_its_evaluator(tables):
+    record = {"dataset": "gtsrb", "arch": "cnn", "test_accuracy": 0.98765, "parameters": 123456}
+    records = [
+        {**record, "role": "evaluator"},
+        {**record, "role": "target"},
+        {**record, "role": "target", "dataset": "mnist"},
+    ]
+    rows = tables.zoo_table(records).splitlines()[2:]
+    assert rows[0] == "| MNIST | target | cnn | 98.77 | 123,456 |"
+    assert [row.split(" | ")[1] for row in rows] == ["target", "target", "evaluator"]
+
+
+def test_check_tells_an_old_readme_and_writes_nothing(tables, tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    old = "größer\n<!-- table:speed -->\n<!-- /table:speed -->\n"
+    readme.write_text(old, encoding="utf-8")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--check"])
+    with pytest.raises(SystemExit, match="out of date"):
+        tables.main()
+    assert readme.read_text(encoding="utf-8") == old
+    monkeypatch.setattr(sys, "argv", ["readme_tables.py"])
+    tables.main()
+    assert (
+        "größer" in readme.read_text(encoding="utf-8") and "not measured yet" in readme.read_text()
+    )
+    monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--check"])
+    tables.main()
+
+
+def test_inversion_table_shows_deviation_over_seeds(tables):
+    records = [inversion_record(seed=i, inversion_accuracy=v) for i, v in enumerate((0.5, 0.7))]
     table = tables.inversion_table(records)
     assert "| inversion accuracy, % | 60.00 ± 14.14 |" in table
     assert "| student's accuracy on real test images, % | not measured |" in table

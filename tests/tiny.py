@@ -25,7 +25,7 @@ def invert_arguments(out, *more, model="tiny:build", steps=20):
 
 def train_arguments(data, out, *more, arch="mlp"):
     """A whole training that takes a second."""
-    size = ("--width", "8", "--batch", "20", "--shift", "0", "--epochs", "4")
+    size = ("--width", "8", "--batch", "20", "--lr", "0.02", "--shift", "0", "--epochs", "4")
     return ["train", str(data), "--arch", arch, *size, "--out", str(out), *more]
 
 

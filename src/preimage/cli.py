@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     terminal = Terminal(quiet=_wants_json(command))
     try:
-        with terminal:
+        with terminal, _warnings_as_notes(terminal):
             result, title = _HANDLERS[type(command)](command, terminal)
     except PreimageError as error:
         terminal.error(str(error))
@@ -62,6 +64,14 @@ For example:
   preimage demo
   preimage invert mnist
   preimage sample runs/invert-mnist-vector-matrix-0 --label 3 --out threes.png"""
+
+
+@contextmanager
+def _warnings_as_notes(terminal: Terminal) -> Iterator[None]:
+    """Show a warning as one sentence, without the line of code that it came from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: terminal.warn(str(message))
+        yield
 
 
 def _wants_json(command: Any) -> bool:

@@ -58,10 +58,7 @@ def grid_png(images: Tensor, columns: int, scale: int = 1, gap: int = 2) -> byte
     Returns:
         A PNG file.
     """
-    if images.shape[1] not in (1, 3):
-        images = images[:, :1]
-    shown = images.detach().cpu().mul(255).round().clamp(0, 255).to(torch.uint8)
-    shown = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    shown = _to_bytes(images).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     count, channels, height, width = shown.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -111,7 +108,7 @@ def _row(item: GalleryClass, room: int) -> _Row:
 
     The confidence is the mean over all its images.
     """
-    images = _reduce(item.images)
+    images = _to_bytes(_reduce(item.images))
     count = max(1, room // images[0].numel()) if len(images) else 0
     pictures = [
         _Picture(_data_uri(image), confidence)
@@ -140,8 +137,16 @@ def _reduced(classes: Sequence[GalleryClass]) -> list[str]:
     ]
 
 
+def _to_bytes(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] as uint8 on the CPU, with 1 or 3 channels."""
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    return images.detach().cpu().mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
 def _data_uri(image: Tensor) -> str:
-    return "data:image/png;base64," + base64.b64encode(grid_png(image[None], 1)).decode()
+    """A (C, H, W) uint8 image as the content of an address."""
+    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
 
 
 def _png(canvas: Tensor) -> bytes:

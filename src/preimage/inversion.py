@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from preimage.classifier import Classifier, frozen
@@ -21,6 +20,7 @@ from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.generator import Generator, Noise, plane_size
 from preimage.runtime import channels_last, stream
+from preimage.tensors import pack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 
 FORMAT = "preimage-generator-1"
@@ -133,7 +133,7 @@ class Inversion:
             "checks": json.dumps([asdict(check) for check in self.checks]),
         }
         state = self.generator.state_dict()
-        return save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, header)
+        return pack({name: tensor.cpu().contiguous() for name, tensor in state.items()}, header)
 
     def save(self, path: str | Path) -> None:
         """Write the inversion to one safetensors file, whole or not at all.

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.files import read_json, write_json
 
 Record = dict[str, Any]
+
+
+class Figure(NamedTuple):
+    """A figure over several records."""
+
+    mean: float | None
+    """None where no record has a value."""
+    deviation: float | None
+    """Sample standard deviation; None below two values."""
+    values: int
+    """Number of records that have a value."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -23,11 +38,11 @@ def read_records(path: Path) -> list[Record]:
     if not path.is_file():
         return []
     content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("records"), list):
+    records = content.get("records") if isinstance(content, dict) else None
+    if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
         raise PreimageError(
             f"expected {{meta, records}} in '{path}', found another form; make the file again"
         )
-    records: list[Record] = content["records"]
     return records
 
 
@@ -36,6 +51,9 @@ def merge_records(
 ) -> None:
     """Put records into a results file; those with equal keys are replaced, the others stay.
 
+    Every new record is marked with today's date and the commit, as the others may be older.
+    Several processes may do this at once.
+
     Args:
         path: the file, made where it is missing.
         new: flat records.
@@ -43,14 +61,18 @@ def merge_records(
         command: what made them; None takes this process's command line.
 
     Raises:
+        PreimageError: when the file is damaged or of another form.
         DiskError: when the file cannot be written; what was there stays.
     """
-    merged = {_key(record, keys): record for record in [*read_records(path), *new]}
     meta = environment()
     if command is not None:
         meta["command"] = command
-    ordered = sorted(merged.values(), key=lambda record: str(_key(record, keys)))
-    write_json(path, {"meta": meta, "records": ordered})
+    origin = {"commit": meta["commit"], "date": meta["date"]}
+    marked = [{**record, **origin} for record in new]
+    with _lock(path):
+        merged = {_key(record, keys): record for record in [*read_records(path), *marked]}
+        ordered = sorted(merged.values(), key=lambda record: str(_key(record, keys)))
+        write_json(path, {"meta": meta, "records": ordered})
 
 
 def summarise(records: Iterable[Record], by: Sequence[str], fields: Sequence[str]) -> list[Record]:
@@ -62,8 +84,8 @@ def summarise(records: Iterable[Record], by: Sequence[str], fields: Sequence[str
         fields: what to average; None values are left out.
 
     Returns:
-        One record a group, in order of first appearance: the fields of `by`, `n`, and for every
-        field a tuple (mean, deviation); the deviation is None for one value, both for none.
+        One record a group, in order of first appearance: the fields of `by`, the number of
+        records `n`, and for every field a :class:`Figure`.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
@@ -72,18 +94,23 @@ def summarise(records: Iterable[Record], by: Sequence[str], fields: Sequence[str
         {
             **dict(zip(by, key, strict=True)),
             "n": len(group),
-            **{field: _mean([record.get(field) for record in group]) for field in fields},
+            **{field: _figure([record.get(field) for record in group]) for field in fields},
         }
         for key, group in groups.items()
     ]
 
 
-def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def _figure(values: Sequence[float | None]) -> Figure:
     present = [value for value in values if value is not None]
-    if not present:
-        return None, None
+    mean = statistics.fmean(present) if present else None
     deviation = statistics.stdev(present) if len(present) > 1 else None
-    return statistics.fmean(present), deviation
+    return Figure(mean, deviation, len(present))
+
+
+def _lock(path: Path) -> FileLock:
+    """A lock for this user and this file, outside the folder of results, which is kept in git."""
+    name = hashlib.sha256(f"{Path.home()}\n{path.resolve()}".encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"preimage-{name}.lock")
 
 
 def _key(record: Record, keys: Sequence[str]) -> tuple[Any, ...]:

@@ -174,7 +174,12 @@ def _optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any
     else:
         optimizer = torch.optim.AdamW(groups, lr=peak)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peak, total_steps=steps, pct_start=0.25, cycle_momentum=False
+        # with four steps its rise would take none, which it divides by
+        optimizer,
+        peak,
+        total_steps=max(5, steps),
+        pct_start=0.25,
+        cycle_momentum=False,
     )
     return optimizer, schedule
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from preimage.classifier import Classifier
 from preimage.errors import PreimageError
+from preimage.tensors import pack
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
@@ -48,7 +48,7 @@ class Card:
 def to_bytes(network: nn.Module, card: Card) -> bytes:
     """A safetensors file: the network's state and, in the header, its card."""
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return save(state, {"format": FORMAT, "card": json.dumps(asdict(card))})
+    return pack(state, {"format": FORMAT, "card": json.dumps(asdict(card))})
 
 
 def read_card(path: Path) -> Card:

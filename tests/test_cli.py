@@ -1,0 +1,315 @@
+"""The command line from end to end, on networks that take a second."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import preimage.cli
+import preimage.jobs.invert
+import tiny
+from preimage.cli import main
+
+PROGRAM = Path(sys.executable).with_name("preimage")
+COMMANDS = ("train", "invert", "sample", "show", "demo")
+FIGURES = {
+    *("inversion_accuracy", "evaluator_accuracy", "confidence", "student_accuracy"),
+    *("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real"),
+    *("precision", "coverage"),
+}
+FIELDS = {*FIGURES, "dataset", "preset", "conditioning", "dropout", "seed", "seconds", "hardware"}
+COLOUR = re.compile(r"\x1b\[[\d;]*3\d")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    for name in ("PREIMAGE_DATA", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run folder of a finished inversion, made once; for reading only."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(tiny.invert_arguments(out)) == 0
+    return out
+
+
+def call(capsys, *arguments):
+    """Standard output of a command that succeeds."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return captured.out
+
+
+def program(*arguments, **environment):
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert f"For example:\n  preimage {command}" in out
+    assert "--json" in out
+
+
+def test_help_is_quick_and_imports_no_torch():
+    check = (
+        "import sys, preimage.cli\n"
+        "try:\n    preimage.cli.main(['--help'])\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    assert all(command in done.stdout for command in COMMANDS)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert program("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["invert"], ["invert", "mnist", "--nope"]])
+def test_wrong_usage_ends_in_status_two(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    assert captured.out == "" and "--help" in captured.err
+
+
+# ---- invert
+
+
+def test_json_is_one_object_with_every_field_and_again_the_same(run, capsys):
+    first = call(capsys, *tiny.invert_arguments("one", "--json"))
+    assert first.count("\n") == 1
+    record = json.loads(first)
+    assert record.keys() >= FIELDS
+    assert (record["preset"], record["conditioning"]) == ("paper", "vector-matrix")
+    assert (record["seed"], record["dropout"], record["steps"]) == (0, 0.3, 20)
+    assert record["dataset"] is None and record["student_accuracy"] is None
+    assert 0 <= record["inversion_accuracy"] <= 1 <= record["vendi_pixel"]
+    assert Path(record["page"]).is_file() and Path(record["folder"]) == Path("one")
+    again = json.loads(call(capsys, *tiny.invert_arguments("two", "--json")))
+    changing = ("seconds", "folder", "page")
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in record.items() if k not in changing
+    }
+    assert Path("one/generator.safetensors").read_bytes() == (
+        Path("two/generator.safetensors").read_bytes()
+    )
+    assert json.loads(Path("one/metrics.json").read_text()).keys() >= FIELDS
+
+
+def test_another_seed_gives_other_figures(run, capsys):
+    other = json.loads(call(capsys, *tiny.invert_arguments("other", "--json", "--seed", "1")))
+    known = json.loads((run / "metrics.json").read_text())
+    assert other["seed"] == 1
+    assert other["vendi_pixel"] != known["vendi_pixel"]
+
+
+def test_finished_run_gives_its_result_at_once(run, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise AssertionError("it worked again")
+
+    before = {file: file.stat().st_mtime_ns for file in run.iterdir() if file.name[0] != "."}
+    for work in ("invert", "evaluate", "gallery"):
+        monkeypatch.setattr(preimage.jobs.invert, work, fail)
+    result = json.loads(call(capsys, *tiny.invert_arguments(run, "--json")))
+    known = json.loads((run / "metrics.json").read_text())
+    assert {k: v for k, v in result.items() if k not in ("folder", "page")} == known
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_overwrite_begins_anew_and_leaves_other_files(capsys):
+    call(capsys, *tiny.invert_arguments("run"))
+    Path("run/notes.txt").write_text("mine")
+    out = call(capsys, *tiny.invert_arguments("run", "--overwrite", "--json", "--seed", "3"))
+    assert json.loads(out)["seed"] == 3
+    assert Path("run/notes.txt").read_text() == "mine"
+
+
+def test_run_folder_is_named_after_the_settings(capsys):
+    arguments = tiny.invert_arguments("x", "--conditioning", "label", "--seed", "5", "--json")
+    del arguments[arguments.index("--out") : arguments.index("--out") + 2]
+    folder = json.loads(call(capsys, *arguments))["folder"]
+    assert folder == "runs/invert-tiny-build-label-5"
+    assert Path(folder, "config.json").is_file()
+
+
+def test_program_inverts_a_model_of_the_working_folder():
+    """As users run it: a process of its own, and a network in a file beside them."""
+    Path("mine.py").write_text(Path(tiny.__file__).read_text())
+    done = program(*tiny.invert_arguments("run", "--json", model="mine:build"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout).keys() >= FIELDS
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "steps 20/20" in done.stderr and "note:" in done.stderr
+    recorded = json.loads(Path("run/environment.json").read_text())
+    assert recorded["command"].startswith("preimage invert mine:build")
+    assert str(PROGRAM.parent) not in recorded["command"]
+
+
+# ---- what people see
+
+
+def test_output_is_plain_where_there_is_no_terminal(run, capsys, monkeypatch):
+    for arguments in (["show", str(run)], ["show", "mnist"]):
+        assert "\x1b" not in call(capsys, *arguments)
+    assert main(["show", "nothing"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_no_color_is_respected_on_a_terminal(no_color, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["show", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert bool(COLOUR.search(error)) is not no_color
+    assert "error:" in error
+
+
+def test_table_names_every_figure(run, capsys):
+    out = call(capsys, *tiny.invert_arguments(run))
+    for name in FIGURES:
+        assert name.replace("_", " ") in out
+    accuracy = json.loads((run / "metrics.json").read_text())["inversion_accuracy"]
+    assert f"{accuracy:.4g}" in out
+    assert "gallery.html" in out
+
+
+def test_show_tells_of_runs_and_of_bundled_classifiers(run, capsys):
+    shown = json.loads(call(capsys, "show", run, "--json"))
+    assert shown["run"] == "invert" and shown["config"]["steps"] == 20
+    assert shown["result"] == json.loads((run / "metrics.json").read_text())
+    card = json.loads(call(capsys, "show", "mnist", "--json"))
+    assert card["dataset"] == "mnist" and 0.9 < card["test_accuracy"] <= 1
+    assert "mnist" in call(capsys, "show", "mnist")
+
+
+def test_show_tells_how_far_an_unfinished_run_is(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(preimage.jobs.invert, "evaluate", interrupted)
+        assert main(tiny.invert_arguments("run")) == 130
+    assert "go on" in capsys.readouterr().err
+    assert json.loads(call(capsys, "show", "run", "--json"))["unfinished after"] == 20
+    assert "unfinished after" in call(capsys, "show", "run")
+
+
+# ---- sample
+
+
+def test_sample_writes_a_grid(run, capsys):
+    call(capsys, "sample", run, "--count", "9", "--out", "grid.png")
+    scale = 56 // tiny.SIDE
+    side = 3 * (scale * tiny.SIDE + 2) - 2
+    assert Image.open("grid.png").size == (side, side)
+    first = Path("grid.png").read_bytes()
+    call(capsys, "sample", run / "generator.safetensors", "--count", "9", "--out", "again.png")
+    assert Path("again.png").read_bytes() == first
+    call(capsys, "sample", run, "--count", "9", "--out", "other.png", "--seed", "1")
+    assert Path("other.png").read_bytes() != first
+
+
+def test_sample_writes_an_archive_of_the_labels_asked_for(run, capsys):
+    out = call(capsys, "sample", run, "--count", "7", "--out", "new/all.npz", "--json")
+    assert json.loads(out) == {"images": 7, "classes": 3, "out": "new/all.npz"}
+    with np.load("new/all.npz") as archive:
+        assert archive["labels"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+        assert archive["images"].shape == (7, 1, tiny.SIDE, tiny.SIDE)
+        assert archive["images"].dtype == np.uint8 and archive["images"].std() > 0
+    call(capsys, "sample", run, "--label", "2", "0", "--count", "4", "--out", "two.npz")
+    with np.load("two.npz") as archive:
+        assert archive["labels"].tolist() == [0, 0, 2, 2]
+
+
+def test_sample_writes_a_folder_that_holds_the_archives_images(run, capsys):
+    call(capsys, "sample", run, "--count", "5", "--out", "folder")
+    call(capsys, "sample", run, "--count", "5", "--out", "same.npz")
+    files = sorted(Path("folder").rglob("*.png"), key=lambda file: file.name)
+    assert [file.parent.name for file in files] == ["0", "0", "1", "1", "2"]
+    with np.load("same.npz") as archive:
+        for file, image in zip(files, archive["images"], strict=True):
+            shown = np.array(Image.open(io.BytesIO(file.read_bytes())))
+            assert np.array_equal(shown, image[0])
+
+
+# ---- train and demo
+
+
+def test_trained_classifier_has_its_card_and_is_inverted(capsys):
+    data = tiny.write_npz(Path("bands.npz"))
+    card = json.loads(call(capsys, *tiny.train_arguments(data, "runs/mlp", "--json")))
+    assert card["folder"] == "runs/mlp" and card["image"] == [1, tiny.SIDE, tiny.SIDE]
+    assert card["test_accuracy"] > 0.5 and card["train_images"] == 120
+    again = json.loads(call(capsys, *tiny.train_arguments(data, "runs/mlp", "--json")))
+    assert again == card
+    arguments = ["--steps", "20", "--out", "inverted", "--json", "--no-student"]
+    out = call(capsys, "invert", "runs/mlp", *tiny.FEW, "--data", data, *arguments)
+    record = json.loads(out)
+    assert record["dataset"] == "bands.npz" and record["vendi_pixel_real"] > 1
+    assert record["precision"] is None  # there is no evaluator to judge by
+    call(capsys, *tiny.train_arguments(data, "runs/other"))
+    classifier = "classifier.safetensors"
+    assert Path("runs/other", classifier).read_bytes() == Path("runs/mlp", classifier).read_bytes()
+
+
+def test_folders_of_images_are_trained_on(capsys):
+    images, labels = tiny.bands(30)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = Path("pictures", "abc"[label], f"{i}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    assert main(tiny.train_arguments("pictures", "run", "--json")) == 0
+    captured = capsys.readouterr()
+    card = json.loads(captured.out)
+    assert "note: pictures has no splits" in captured.err
+    assert "Warning" not in captured.err
+    assert card["class_names"] == ["a", "b", "c"] and card["test_accuracy"] is None
+    assert card["dataset"] == "pictures"
+
+
+def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):
+    real = preimage.jobs.invert.evaluate
+    monkeypatch.setattr(preimage.cli, "_DEMO_STEPS", 2)
+    monkeypatch.setattr(
+        preimage.jobs.invert, "evaluate", lambda *a, **k: real(*a, **{**k, "samples": 40})
+    )
+    record = json.loads(call(capsys, "demo", "--json"))
+    assert Path(record["page"]) == Path("runs/demo/gallery.html")
+    page = Path(record["page"]).read_text()
+    assert page.count("<img") == 10 * 24
+    assert record["dataset"] == "mnist" and record["vendi_pixel_real"] is None
+    assert record["evaluator_accuracy"] is not None
