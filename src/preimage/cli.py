@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PreimageError as error:
         terminal.error(str(error))
         return 2
+    except OSError as error:
+        terminal.error(_unreadable(error))
+        return 2
     except KeyboardInterrupt:
         terminal.error("interrupted; give the same command again to go on where it was")
         return 130
@@ -72,6 +75,12 @@ def _warnings_as_notes(terminal: Terminal) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: terminal.warn(str(message))
         yield
+
+
+def _unreadable(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    name = str(error.filename or "a file")
+    return f"expected to read '{name[:100]}', found: {reason}; check the path and the disk it is on"
 
 
 def _wants_json(command: Any) -> bool:

@@ -245,10 +245,11 @@ class RunFolder:
         """Take the folder for this run: a new one, the equal run's, or another's overwritten."""
         if (self.path / _CONFIG).is_file():
             there = read_settings(self.path / _CONFIG)
-            if overwrite:
+            if not overwrite:
+                check_version(there, self.path)
+            if overwrite or not self._begun():
                 self._clear()
             else:
-                check_version(there, self.path)
                 check_equal(there, self.settings, self.path)
         remove_leftovers(self.path, [*_OWN, *self._written()])
         # the settings come first: they alone make the folder a run's
@@ -256,6 +257,12 @@ class RunFolder:
             write_json(self.path / _CONFIG, self.settings)
         if not (self.path / _ENVIRONMENT).is_file():
             write_json(self.path / _ENVIRONMENT, environment())
+
+    def _begun(self) -> bool:
+        """Whether there is work to lose: settings that fail at once must not hold the folder."""
+        states = (self.path / _STATE, self.path / _PREVIOUS)
+        saved = self.finished or any(file.is_file() for file in states)
+        return saved or bool(self._written() or self.metrics_log())
 
     def _clear(self) -> None:
         """Remove what a run wrote, and nothing else."""

@@ -76,11 +76,11 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Print one sentence in yellow."""
-        self._errors.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
+        self._errors.print(f"[yellow]note:[/] {escape(_one_line(text))}", highlight=False)
 
     def error(self, text: str) -> None:
         """Print one sentence in red."""
-        self._errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False)
+        self._errors.print(f"[bold red]error:[/] {escape(_one_line(text))}", highlight=False)
 
     def table(self, title: str, values: dict[str, Any]) -> None:
         """Print names and values."""
@@ -92,6 +92,11 @@ class Terminal:
         for name, value in values.items():
             table.add_row(escape(name.replace("_", " ")), escape(_text(value)))
         self._output.print(table)
+
+
+def _one_line(text: str) -> str:
+    """A sentence may quote an error that has several lines."""
+    return " ".join(text.split())
 
 
 def _text(value: Any) -> str:

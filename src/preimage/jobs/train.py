@@ -11,6 +11,7 @@ from preimage.commands import Train
 from preimage.config import RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
 from preimage.errors import PreimageError
+from preimage.jobs.limits import check_train
 from preimage.jobs.report import Reporter, Silent
 from preimage.run import RunFolder
 from preimage.sources import CLASSIFIER_FILE
@@ -50,6 +51,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
     """
     report = report or Silent()
     config = train_config(command)
+    check_train(config)
     data = load(command.dataset, "train")
     test = _test_set(command.dataset, data, report)
     name = Path(command.dataset).stem or command.dataset

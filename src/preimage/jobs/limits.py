@@ -1,0 +1,76 @@
+"""Settings that no job can work with, told before any work is begun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from preimage.commands import Measure
+from preimage.config import InvertConfig, TrainConfig
+from preimage.errors import PreimageError
+
+_ABOVE_ZERO = 1e-12
+_SEED = 2**63 - 1
+
+Range = tuple[float, float]
+
+
+def check_invert(config: InvertConfig, measure: Measure) -> None:
+    """Refuse an inversion whose settings are out of range.
+
+    Raises:
+        PreimageError: naming the first that is.
+    """
+    values = {**vars(config), **vars(config.generator), "samples": measure.samples}
+    _check(
+        values,
+        {
+            "width": (1, math.inf),
+            "latent": (1, math.inf),
+            "dropout": (0, 0.99),
+            "steps": (1, math.inf),
+            "batch": (2, math.inf),
+            "check_every": (1, math.inf),
+            "patience": (1, math.inf),
+            "samples": (1, math.inf),
+            "lr": (_ABOVE_ZERO, math.inf),
+            "spread": (0, math.inf),
+            "margin": (0, math.inf),
+            "stop_at": (0, math.inf),
+            "seed": (-_SEED, _SEED),
+        },
+    )
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuse a training whose settings are out of range.
+
+    Raises:
+        PreimageError: naming the first that is.
+    """
+    _check(
+        {**vars(config), **vars(config.augmentation)},
+        {
+            "width": (1, math.inf),
+            "epochs": (1, math.inf),
+            "batch": (2, math.inf),
+            "lr": (_ABOVE_ZERO, math.inf),
+            "weight_decay": (0, math.inf),
+            "shift": (0, math.inf),
+            "rotate": (0, 360),
+            "scale": (0, 0.9),
+            "contrast": (0, 1),
+            "seed": (-_SEED, _SEED),
+        },
+    )
+
+
+def _check(values: Mapping[str, float | None], ranges: Mapping[str, Range]) -> None:
+    for name, (least, most) in ranges.items():
+        value = values[name]
+        if value is None or (math.isfinite(value) and least <= value <= most):
+            continue
+        wanted = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise PreimageError(
+            f"expected --{name.replace('_', '-')} {wanted}, found {value}; change it"
+        )
