@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from preimage.conditioning import make_scheme
+from preimage.types import Prediction, Sample
+
 CLASSES, SIDE = 3, 8
 IMAGE = ("--image", "1", str(SIDE), str(SIDE))
 FEW = ("--width", "4", "--latent", "8", "--batch", "8", "--check-every", "5", "--samples", "30")
@@ -105,3 +108,14 @@ def fail_once(monkeypatch, name, nth, code=errno.ENOSPC):
 
     monkeypatch.setattr(os, name, failing)
     return calls
+
+
+def draw_sample(batch=12, classes=4, features=7):
+    """A sample of random numbers."""
+    random = torch.Generator().manual_seed(1)
+    labels = torch.arange(batch) % classes
+    condition = make_scheme("vector", classes, (4, 4), 2.0, 1.0)(labels, random)
+    prediction = Prediction(
+        torch.randn(batch, classes, generator=random), torch.randn(batch, features, generator=random)
+    )
+    return Sample(torch.rand(batch, 1, 8, 8, generator=random), condition, prediction)

@@ -63,6 +63,7 @@ class Classifier(nn.Module):
         arch: str | None = None,
     ):
         super().__init__()
+        check_problem(spec, classes=2)  # the true number shows in the first answer
         _check_weights(network)
         self.network = network
         self.spec = spec

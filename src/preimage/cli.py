@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,7 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the program."""
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader went away, as in `preimage --help | head`; keep the exit quiet as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
 
 
 _DESCRIPTION = """Invert any image classifier: learn the whole set of inputs it puts in each class.

@@ -8,7 +8,7 @@ one class with the ``@scheme`` decorator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, cast
 
@@ -80,17 +80,17 @@ def make_scheme(
     return _SCHEMES[name](classes, size, spread, margin)
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor | Sequence[int], classes: int) -> None:
     """Refuse class indices that do not exist.
 
     Raises:
         PreimageError: when a label is below 0 or not below `classes`.
     """
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
+    numbers = labels.tolist() if isinstance(labels, Tensor) else labels
+    wrong = next((number for number in numbers if not 0 <= number < classes), None)
+    if wrong is not None:
         raise PreimageError(
-            f"expected class indices from 0 to {classes - 1}, found {int(wrong)}; "
-            "count classes from 0"
+            f"expected class indices from 0 to {classes - 1}, found {wrong}; count classes from 0"
         )
 
 

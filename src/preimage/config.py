@@ -57,6 +57,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    """Weights, order, augmentation and dropout follow from it."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class InvertConfig:
     patience: int = 3
     """... this many times in a row."""
     seed: int = 0
+    """Weights and every random number follow from it."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,26 @@ class WeightedTerm:
             )
 
 
+def _scalar(item: WeightedTerm, sample: Sample) -> Tensor:
+    """A term's value; a user's own may fail or return something else."""
+    try:
+        value = item.term(sample)
+    except PreimageError:
+        raise
+    except Exception as error:
+        raise PreimageError(
+            f"expected the term '{item.name}' to work on a sample of {len(sample.images)} images, "
+            f"found {type(error).__name__}: {error}; mend its code"
+        ) from error
+    if not (isinstance(value, Tensor) and value.ndim == 0):
+        found = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise PreimageError(
+            f"expected the term '{item.name}' to return a scalar tensor, found {found[:80]}; "
+            "return the mean over the batch"
+        )
+    return value
+
+
 class Objective:
     """A weighted sum of terms.
 
@@ -127,7 +147,7 @@ class Objective:
 
     def values(self, sample: Sample) -> dict[str, Tensor]:
         """Each term's value times its weight, by name."""
-        return {item.name: item.weight * item.term(sample) for item in self.terms}
+        return {item.name: item.weight * _scalar(item, sample) for item in self.terms}
 
     def __call__(self, sample: Sample) -> Tensor:
         """The weighted sum, a scalar."""
@@ -166,4 +186,10 @@ def parse_term(text: str) -> WeightedTerm:
             f"expected a loss term out of {', '.join(names())} or package.module:function, "
             f"found '{name}'; correct its name"
         )
-    return WeightedTerm(name, import_attribute(name, "loss term"), weight)
+    function = import_attribute(name, "loss term")
+    if not callable(function):
+        raise PreimageError(
+            f"expected a function for the loss term '{name}', found {type(function).__name__}; "
+            "name a function of a Sample"
+        )
+    return WeightedTerm(name, function, weight)

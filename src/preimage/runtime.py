@@ -29,13 +29,18 @@ def make_fabric(runtime: Runtime) -> Fabric:
             f"expected {runtime.devices} CUDA device(s), found {torch.cuda.device_count()}; "
             "use --accelerator cpu or fewer --devices"
         )
-    strategy = "ddp" if runtime.devices > 1 else "auto"
-    return Fabric(
-        accelerator=runtime.accelerator,
-        devices=runtime.devices,
-        strategy=strategy,
-        precision=_precision(runtime),
-    )
+    try:
+        return Fabric(
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            strategy="ddp" if runtime.devices > 1 else "auto",
+            precision=_precision(runtime),
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise PreimageError(
+            f"expected {runtime.devices} device(s) of the accelerator '{runtime.accelerator}', "
+            f"found that it cannot be used ({error}); use --accelerator auto or cpu"
+        ) from error
 
 
 def is_follower() -> bool:

@@ -101,7 +101,7 @@ def _one_line(text: str) -> str:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "not measured"
+        return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,29 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise _damaged(path) from error
         raise PreimageError(
             f"expected plain tensors in '{path}', found a pickle that holds other objects or "
             "code, which is never run here; save the network's state_dict() alone, best as "
             ".safetensors"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise PreimageError(
-            f"expected a readable checkpoint, found a damaged or foreign file '{path}'; "
-            "save it again as .safetensors"
-        ) from error
+        raise _damaged(path) from error
     return _state_dict(content, path)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is in one of the two forms that torch.save has."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
+
+
+def _damaged(path: Path) -> PreimageError:
+    return PreimageError(
+        f"expected a readable checkpoint, found a damaged or foreign file '{path}'; "
+        "save it again as .safetensors"
+    )
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

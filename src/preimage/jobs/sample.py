@@ -36,6 +36,11 @@ def sample_job(command: Sample) -> dict[str, Any]:
         raise PreimageError(
             f"expected --out to end in .png or .npz, or to be a folder, found '{out}'; rename it"
         )
+    if out.is_dir() and any(out.iterdir()):
+        raise PreimageError(
+            f"expected a new or an empty folder for the images, found files in '{out}'; choose "
+            "another one with --out"
+        )
     images = inversion.images(labels, command.seed)
     if out.suffix == ".png":
         write_atomic(out, _grid(images))
@@ -53,8 +58,8 @@ def _generator_file(source: Path) -> Path:
 def _labels(command: Sample, classes: int) -> Tensor:
     if command.count < 1:
         raise PreimageError(f"expected at least 1 image, found --count {command.count}; raise it")
+    check_labels(command.label, classes)
     chosen = torch.tensor(command.label or range(classes), dtype=torch.int64)
-    check_labels(chosen, classes)
     # by class, so that a grid shows one class after the other
     return chosen[torch.arange(command.count) % len(chosen)].sort().values
 

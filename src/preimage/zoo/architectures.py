@@ -67,8 +67,13 @@ def check_problem(spec: ImageSpec, classes: int) -> None:
     """Refuse image sizes and class counts that nothing here can work on.
 
     Raises:
-        PreimageError: for a side below 8 pixels or fewer than two classes.
+        PreimageError: for no channel, a side below 8 pixels or fewer than two classes.
     """
+    if spec.channels < 1:
+        raise PreimageError(
+            f"expected images of at least 1 channel, found {spec.channels}; "
+            "give channels, height and width in this order"
+        )
     if min(spec.height, spec.width) < 8:
         raise PreimageError(
             f"expected images of at least 8 x 8 pixels, found {spec.height} x {spec.width}; "
@@ -242,6 +247,11 @@ class MLP(nn.Module):
         return self.head(self.body(images))
 
 
+def _heads(width: int) -> int:
+    """The most attention heads of at least 32 numbers that divide a token evenly."""
+    return next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
+
+
 @architecture("vit")
 class ViT(nn.Module):
     """Small vision transformer (Dosovitskiy et al. 2021), pre-norm, mean-pooled tokens."""
@@ -254,7 +264,7 @@ class ViT(nn.Module):
         self.position = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
             width,
-            nhead=max(1, width // 32),
+            nhead=_heads(width),
             dim_feedforward=2 * width,
             dropout=0.0,
             activation="gelu",

@@ -1,0 +1,65 @@
+"""Two processes give the result of one with the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+import torch.multiprocessing as mp
+from tiny import draw_sample
+
+from preimage.config import GeneratorConfig, InvertConfig, Runtime
+from preimage.loop import invert
+from preimage.losses import cosine_similarity
+from preimage.types import ImageSpec, Prediction
+from preimage.zoo.architectures import build
+
+
+def run(processes: int, steps: int):
+    torch.manual_seed(0)
+    network = build("cnn", ImageSpec(1, 12, 12), 4, 8)
+    config = InvertConfig(
+        steps=steps,
+        batch=16,
+        check_every=steps,
+        generator=GeneratorConfig(latent=8, width=8),
+        gamma=2.0,
+        delta=2.0,
+    )
+    runtime = Runtime(accelerator="cpu", devices=processes, precision="32-true")
+    return invert(network, config, image=(1, 12, 12), runtime=runtime)
+
+
+def worker(rank: int, port: int, path: str) -> None:
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    values |= {"NODE_RANK": 0, "GROUP_RANK": 0, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    torch.set_num_threads(1)
+    inversion = run(2, steps=4)
+    torch.save((inversion.generator.state_dict(), inversion.checks[-1].loss), f"{path}/{rank}.pt")
+
+
+def test_two_processes_equal_one(tmp_path):
+    one = run(1, steps=4)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, args=(port, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        state, loss = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert abs(loss - one.checks[-1].loss) < 1e-4
+        for name, tensor in one.generator.state_dict().items():
+            torch.testing.assert_close(state[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_the_pairwise_terms_would_differ_on_a_share_of_the_batch():
+    """Otherwise the test above could not tell a gathered batch from a share of it."""
+    sample = draw_sample(16)
+    halves = [
+        cosine_similarity(sample._replace(prediction=Prediction(*(p[rows] for p in sample.prediction))))
+        for rows in (slice(0, 8), slice(8, 16))
+    ]
+    whole = cosine_similarity(sample)
+    assert abs(float(whole - torch.stack(halves).mean())) > 1e-3

@@ -1,0 +1,188 @@
+"""Classifiers by name and from files, none of which may run code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from preimage.classifier import frozen
+from preimage.config import ModelConfig
+from preimage.errors import PreimageError
+from preimage.sources import load_classifier
+from preimage.types import ImageSpec
+from preimage.zoo.architectures import build
+
+SPEC = ImageSpec(3, 12, 12)
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(3)
+    return build("cnn", SPEC, 4, 8).eval()
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    """A user's module in the working folder."""
+    (tmp_path / "users_models.py").write_text(
+        "from preimage.types import ImageSpec\n"
+        "from preimage.zoo.architectures import build\n"
+        "def make(): return build('cnn', ImageSpec(3, 12, 12), 4, 8)\n"
+        "def fails(): raise ValueError('no such thing')\n"
+        "def number(): return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return "users_models:make"
+
+
+def answers(config: ModelConfig):
+    classifier = load_classifier(config)
+    with frozen(classifier):
+        return classifier(torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+
+
+def expected(network):
+    return network(torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "plain", "wrapped"])
+def test_factory_with_checkpoint(form, factory, network, tmp_path):
+    state = network.state_dict()
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "plain":
+        torch.save(state, path)
+    else:
+        wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+        torch.save({"state_dict": wrapped, "epoch": 3}, path)
+    answer = answers(ModelConfig(factory, checkpoint=str(path), image=SPEC.shape))
+    torch.testing.assert_close(answer.logits, expected(network))
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(factory, tmp_path):
+    torch.save({"state_dict": Malicious(tmp_path / "made")}, tmp_path / "w.pt")
+    with pytest.raises(PreimageError, match="never run"):
+        load_classifier(ModelConfig(factory, checkpoint=str(tmp_path / "w.pt"), image=SPEC.shape))
+    assert not (tmp_path / "made").exists()
+
+
+def test_checkpoints_that_do_not_fit_are_told(factory, network, tmp_path):
+    state = network.state_dict()
+    path = tmp_path / "w.safetensors"
+
+    def sentence() -> str:
+        with pytest.raises(PreimageError) as caught:
+            load_classifier(ModelConfig(factory, checkpoint=str(path), image=SPEC.shape))
+        return str(caught.value)
+
+    assert "no" in sentence()
+    save_file({**state, "head.bias": torch.zeros(5)}, path)
+    assert "head.bias is (5,) instead of (4,)" in sentence()
+    save_file({k: v for k, v in state.items() if k != "head.bias"}, path)
+    assert "1 missing (first: head.bias)" in sentence()
+    save_file({**state, "more": torch.zeros(1)}, path)
+    assert "1 unknown (first: more)" in sentence()
+    path.write_bytes(path.read_bytes()[:100])
+    assert "damaged" in sentence()
+
+
+def test_factories_that_fail_are_told(factory):
+    for name, sentence in (
+        ("users_models:fails", "no such thing"),
+        ("users_models:number", "torch.nn.Module"),
+        ("users_models:absent", "absent"),
+        ("no_such_module_x:make", "no_such_module_x"),
+    ):
+        with pytest.raises(PreimageError, match=sentence):
+            load_classifier(ModelConfig(name, image=SPEC.shape))
+    with pytest.raises(PreimageError, match="image shape"):
+        load_classifier(ModelConfig(factory))
+
+
+def export(network, path, *, dynamic=True):
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    program = torch.export.export(network, (torch.rand(2, 3, 12, 12),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return str(path)
+
+
+def test_an_exported_archive_answers_as_the_network(network, tmp_path):
+    answer = answers(ModelConfig(export(network, tmp_path / "m.pt2")))
+    torch.testing.assert_close(answer.logits, expected(network))
+    assert answer.features.shape == (3, network.head.in_features)
+    torch.testing.assert_close(network.head(answer.features), answer.logits)
+
+
+def test_archives_that_do_not_fit_are_told(network, tmp_path):
+    with pytest.raises(PreimageError, match="any batch size"):
+        load_classifier(export(network, tmp_path / "m.pt2", dynamic=False))
+    (tmp_path / "n.pt2").write_text("nothing")
+    with pytest.raises(PreimageError, match="another kind of file"):
+        load_classifier(str(tmp_path / "n.pt2"))
+    with pytest.raises(PreimageError, match="no file"):
+        load_classifier(str(tmp_path / "absent.pt2"))
+
+
+def test_code_in_an_archive_is_refused_and_not_run(network, tmp_path):
+    original, changed = tmp_path / "m.pt2", tmp_path / "bad.pt2"
+    export(network, original)
+    torch.save(Malicious(tmp_path / "made"), tmp_path / "inputs.pt")
+    poison = (tmp_path / "inputs.pt").read_bytes()
+    with zipfile.ZipFile(original) as source, zipfile.ZipFile(changed, "w") as target:
+        names = source.namelist()
+        for name in names:
+            inputs = name.endswith("sample_inputs/model.pt")
+            target.writestr(name, poison if inputs else source.read(name))
+    assert any(name.endswith("sample_inputs/model.pt") for name in names)
+    with pytest.raises(PreimageError, match="cannot be read"):
+        load_classifier(str(changed))
+    assert not (tmp_path / "made").exists()
+    with zipfile.ZipFile(original, "a") as archive:
+        archive.writestr("m/data/constants/custom_obj_0", b"pickle")
+    with pytest.raises(PreimageError, match="never loaded"):
+        load_classifier(str(original))
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_libraries_by_name(library, tmp_path):
+    module = pytest.importorskip(library)
+    if library == "torchvision":
+        network = module.models.resnet18(num_classes=5)
+    else:
+        network = module.create_model("resnet18", num_classes=5)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    config = ModelConfig(
+        f"{library}:resnet18",
+        checkpoint=str(tmp_path / "w.safetensors"),
+        classes=5,
+        image=(3, 32, 32),
+    )
+    classifier = load_classifier(config)
+    assert (classifier.classes, classifier.feature_size) == (5, 512)
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    with pytest.raises(PreimageError, match="weights"):
+        load_classifier(ModelConfig(f"{library}:resnet18"))
+    with pytest.raises(PreimageError, match="knows"):
+        load_classifier(ModelConfig(f"{library}:resnet_x", checkpoint="w.safetensors"))
+
+
+def test_unknown_names_and_needless_settings_are_told():
+    with pytest.raises(PreimageError, match="did you mean 'mnist'"):
+        load_classifier("mnits")
+    with pytest.raises(PreimageError, match="leave it out"):
+        load_classifier(ModelConfig("mnist", image=(1, 28, 28)))
