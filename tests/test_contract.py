@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import draw_sample
 
 from preimage import losses, zoo
 from preimage.classifier import Classifier
@@ -24,6 +23,7 @@ from preimage.sources import load_classifier
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 from preimage.zoo.architectures import build
 from preimage.zoo.architectures import names as architectures
+from tiny import draw_sample
 
 SPECS = [
     ImageSpec(1, 8, 8),

@@ -7,13 +7,13 @@ import socket
 
 import torch
 import torch.multiprocessing as mp
-from tiny import draw_sample
 
 from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.loop import invert
 from preimage.losses import cosine_similarity
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
+from tiny import draw_sample
 
 
 def run(processes: int, steps: int):
@@ -58,7 +58,9 @@ def test_the_pairwise_terms_would_differ_on_a_share_of_the_batch():
     """Otherwise the test above could not tell a gathered batch from a share of it."""
     sample = draw_sample(16)
     halves = [
-        cosine_similarity(sample._replace(prediction=Prediction(*(p[rows] for p in sample.prediction))))
+        cosine_similarity(
+            sample._replace(prediction=Prediction(*(p[rows] for p in sample.prediction)))
+        )
         for rows in (slice(0, 8), slice(8, 16))
     ]
     whole = cosine_similarity(sample)

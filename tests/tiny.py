@@ -116,6 +116,7 @@ def draw_sample(batch=12, classes=4, features=7):
     labels = torch.arange(batch) % classes
     condition = make_scheme("vector", classes, (4, 4), 2.0, 1.0)(labels, random)
     prediction = Prediction(
-        torch.randn(batch, classes, generator=random), torch.randn(batch, features, generator=random)
+        torch.randn(batch, classes, generator=random),
+        torch.randn(batch, features, generator=random),
     )
     return Sample(torch.rand(batch, 1, 8, 8, generator=random), condition, prediction)

@@ -1,0 +1,214 @@
+"""The inversion loop on a classifier that is small enough to train here."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from preimage.classifier import Classifier
+from preimage.config import GeneratorConfig, InvertConfig, Runtime
+from preimage.diagnostics import Check, diagnose
+from preimage.errors import DivergedError, PreimageError
+from preimage.inversion import Inversion
+from preimage.loop import invert
+from preimage.losses import Objective, WeightedTerm, cross_entropy
+from preimage.types import ImageSpec
+
+SPEC = ImageSpec(1, 8, 8)
+CPU = Runtime(accelerator="cpu", precision="32-true")
+SMALL = GeneratorConfig(latent=8, width=8, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """Tells which quarter of the image is brightest."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(150):
+        images = torch.rand(128, 1, 8, 8)
+        labels = nn.functional.avg_pool2d(images, 4).flatten(1).argmax(1)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return Classifier(network.eval(), SPEC)
+
+
+def settings(**changes) -> InvertConfig:
+    values = {"steps": 60, "batch": 32, "check_every": 10, "generator": SMALL, "lr": 5e-3}
+    return InvertConfig(**{**values, **changes})
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    def __init__(self):
+        self.state = None
+
+    def load_state(self):
+        return copy.deepcopy(self.state)
+
+    def save_state(self, state):
+        self.state = copy.deepcopy(state)
+
+
+def weights(inversion: Inversion) -> torch.Tensor:
+    return torch.cat(
+        [tensor.double().flatten() for tensor in inversion.generator.state_dict().values()]
+    )
+
+
+def test_samples_get_the_class_they_were_asked_for(classifier):
+    inversion = invert(classifier, settings(steps=150), runtime=CPU)
+    sample = inversion.sample(torch.arange(400) % 4, seed=1)
+    accuracy = (sample.prediction.logits.argmax(1) == sample.condition.label).float().mean()
+    assert accuracy > 0.95
+    assert (sample.condition.label[:4] == torch.arange(4)).all()
+    again = inversion.sample(torch.arange(400) % 4, seed=1)
+    assert torch.equal(sample.images, again.images)
+
+
+def test_equal_seeds_agree_and_others_do_not_and_the_global_stream_is_left_alone(classifier):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, same, other = (
+        weights(invert(classifier, settings(steps=8, seed=seed), runtime=CPU)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_resumed_run_is_bit_identical(classifier, precision):
+    runtime = Runtime(accelerator="cpu", precision=precision)
+    config = settings(steps=30)
+    unbroken = invert(classifier, config, runtime=runtime)
+    memory = Memory()
+
+    def stop(progress):
+        if progress.step == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        invert(classifier, config, runtime=runtime, checkpoint=memory, on_step=stop)
+    assert memory.state["step"] == 10
+    steps = []
+    resumed = invert(
+        classifier,
+        config,
+        runtime=runtime,
+        checkpoint=memory,
+        on_step=lambda progress: steps.append(progress.step),
+    )
+    assert steps[0] == 11
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert resumed.checks == unbroken.checks
+
+
+def test_it_stops_early_once_the_held_out_check_is_good_enough(classifier):
+    inversion = invert(classifier, settings(steps=400, stop_at=0.5, patience=2), runtime=CPU)
+    assert len(inversion.checks) < 40
+    assert all(check.accuracy >= 0.5 for check in inversion.checks[-2:])
+
+
+def test_a_nan_half_way_leaves_the_last_good_state(classifier):
+    calls = 0
+
+    def poisoned(sample):
+        nonlocal calls
+        calls += 1
+        return cross_entropy(sample) * (float("nan") if calls > 25 else 1.0)
+
+    memory = Memory()
+    objective = Objective([WeightedTerm("poisoned", poisoned, 1.0)])
+    with pytest.raises(DivergedError, match="nan at step"):
+        invert(classifier, settings(), objective=objective, runtime=CPU, checkpoint=memory)
+    assert memory.state["step"] in (10, 20)
+    assert all(torch.isfinite(tensor).all() for tensor in memory.state["generator"].values())
+
+
+def test_a_nan_gradient_under_a_finite_loss_is_not_saved(classifier):
+    def finite_but_steep(sample):
+        # sqrt has an infinite slope at 0, times 0 is NaN
+        return cross_entropy(sample) + ((sample.images * 0).sum()).sqrt()
+
+    memory = Memory()
+    objective = Objective([WeightedTerm("steep", finite_but_steep, 1.0)])
+    with pytest.raises(DivergedError):
+        invert(
+            classifier,
+            settings(check_every=1),
+            objective=objective,
+            runtime=CPU,
+            checkpoint=memory,
+        )
+    assert memory.state is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch": 1}, "at least 2 images"),
+        ({"steps": 0}, "at least 1"),
+        ({"generator": GeneratorConfig(dropout=1.0)}, "dropout"),
+        ({"conditioning": "colour"}, "conditioning scheme out of label"),
+    ],
+)
+def test_wrong_settings_are_told(classifier, changes, sentence):
+    with pytest.raises(PreimageError, match=sentence):
+        invert(classifier, settings(**changes), runtime=CPU)
+
+
+def test_wrong_use_is_told(classifier, tmp_path):
+    with pytest.raises(PreimageError, match="image shape"):
+        invert(classifier.network, settings())
+    with pytest.raises(PreimageError, match=r"CUDA|accelerator"):
+        invert(classifier, settings(), runtime=Runtime(accelerator="cuda", devices=99))
+    inversion = invert(classifier, settings(steps=1), runtime=CPU)
+    for labels in ([4], [-1]):
+        with pytest.raises(PreimageError, match="from 0 to 3"):
+            inversion.images(labels)
+    inversion.save(tmp_path / "g.safetensors")
+    with pytest.raises(PreimageError, match="without one"):
+        Inversion.load(tmp_path / "g.safetensors").sample([0])
+    (tmp_path / "g.safetensors").write_bytes(b"torn")
+    with pytest.raises(PreimageError, match="generator file"):
+        Inversion.load(tmp_path / "g.safetensors")
+
+
+GOOD = Check(100, 0.99, 0.9, 8.0, 32.0, 0.3, 1e-4, {"kl": 0.6, "ce": 0.4})
+
+
+def symptoms(**changes) -> list[str]:
+    return [found.symptom for found in diagnose([Check(**{**vars(GOOD), **changes})])]
+
+
+def test_diagnosis_names_each_sign_and_nothing_for_a_healthy_run():
+    assert diagnose([]) == []
+    assert symptoms() == []
+    assert symptoms(accuracy=0.4) == ["poor accuracy"]
+    assert symptoms(diversity=1.1) == ["mode collapse"]
+    assert symptoms(accuracy=0.4, gradient=1e-12) == ["poor accuracy", "vanishing gradients"]
+    assert symptoms(accuracy=0.4, shares={"kl": 0.99, "ce": 0.01}) == [
+        "poor accuracy",
+        "dominant term",
+    ]
+    assert symptoms(shares={"kl": 0.99, "ce": 0.01}) == []
+    assert symptoms(gradient=1e-12) == []
+
+
+def test_a_label_conditioned_generator_without_dropout_is_found_to_collapse(classifier):
+    config = settings(
+        steps=120,
+        conditioning="label",
+        alpha=0.0,
+        gamma=0.0,
+        delta=0.0,
+        generator=GeneratorConfig(latent=1, width=8, dropout=0.0),
+    )
+    inversion = invert(classifier, config, runtime=CPU)
+    assert "mode collapse" in [found.symptom for found in diagnose(inversion.checks)]

@@ -1,0 +1,132 @@
+"""Training of reference classifiers, and augmentation."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from preimage.augment import augment, shift
+from preimage.config import Augmentation, Runtime, TrainConfig
+from preimage.data import ImageSet
+from preimage.errors import PreimageError
+from preimage.runtime import stream
+from preimage.training import accuracy_on, channel_statistics, train
+
+CPU = Runtime(accelerator="cpu", precision="32-true")
+
+
+def stripes(count: int, seed: int) -> ImageSet:
+    """Class 0 has bright rows, class 1 bright columns."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    base = torch.zeros(8, 8)
+    base[::2] = 160
+    images = torch.stack([base if label == 0 else base.T for label in labels])[:, None]
+    noise = torch.randint(0, 60, images.shape, generator=random)
+    return ImageSet(
+        "stripes", "train", (images + noise).to(torch.uint8), labels, ("rows", "columns")
+    )
+
+
+CONFIG = TrainConfig(
+    arch="cnn", width=4, epochs=4, batch=16, lr=0.05, augmentation=Augmentation(shift=0)
+)
+
+
+class Memory:
+    def __init__(self):
+        self.state = None
+
+    def load_state(self):
+        return copy.deepcopy(self.state)
+
+    def save_state(self, state):
+        self.state = copy.deepcopy(state)
+
+
+def test_it_learns_and_the_classifier_carries_its_normalisation():
+    data = stripes(160, 0)
+    epochs = []
+    classifier = train(data, CONFIG, runtime=CPU, on_epoch=epochs.append)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+    assert accuracy_on(classifier, stripes(100, 1)) > 0.95
+    assert classifier.class_names == ("rows", "columns") and classifier.arch == "cnn"
+    mean = data.floats().mean()
+    torch.testing.assert_close(classifier.mean.squeeze(), mean, atol=1e-5, rtol=0)
+
+
+def test_a_resumed_training_is_bit_identical():
+    data = stripes(64, 0)
+    unbroken = train(data, CONFIG, runtime=CPU)
+    memory = Memory()
+
+    def stop(epoch):
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, CONFIG, runtime=CPU, checkpoint=memory, on_epoch=stop)
+    assert memory.state["step"] == 2
+    torch.manual_seed(99)
+    resumed = train(data, CONFIG, runtime=CPU, checkpoint=memory)
+    states = zip(
+        unbroken.network.state_dict().items(), resumed.network.state_dict().values(), strict=True
+    )
+    for (name, one), other in states:
+        assert torch.equal(one, other), name
+
+
+def test_only_one_device_is_trained_on():
+    with pytest.raises(PreimageError, match="one device"):
+        train(stripes(16, 0), CONFIG, runtime=Runtime(accelerator="cpu", devices=2))
+
+
+def test_channel_statistics_agree_with_numpy():
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (9, 3, 5, 4), dtype=np.uint8)
+    )
+    mean, std = channel_statistics(images)
+    values = images.numpy() / 255
+    np.testing.assert_allclose(mean.flatten(), values.mean(axis=(0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(std.flatten(), values.std(axis=(0, 2, 3)), atol=1e-6)
+    constant = channel_statistics(torch.full((2, 1, 8, 8), 7, dtype=torch.uint8))[1]
+    assert float(constant) > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Augmentation(flip=True, shift=3),
+        Augmentation(rotate=20, scale=0.2, shift=2),
+        Augmentation(contrast=0.5, shift=0),
+    ],
+)
+def test_augmentation_keeps_shape_and_range_and_depends_on_the_stream_alone(settings):
+    images = torch.rand(16, 3, 9, 12)
+    before = images.clone()
+    one, same, other = (augment(images, settings, stream("a", key)) for key in (0, 0, 1))
+    assert one.shape == images.shape and one.min() >= 0 and one.max() <= 1 + 1e-5
+    assert torch.equal(images, before)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(augment(images, Augmentation(shift=0), stream("a")), images)
+
+
+def test_shift_moves_by_whole_pixels_and_lets_zeros_in():
+    images = torch.zeros(200, 2, 7, 7)
+    images[:, :, 3, 3] = torch.tensor([0.25, 1.0])
+    moved = shift(images, 2, stream("s"))
+    assert torch.equal(moved.flatten(2).sum(2), images.flatten(2).sum(2))
+    places = moved[:, 0].flatten(1).argmax(1)
+    assert len(places.unique()) == 25
+    rows, columns = places // 7, places % 7
+    assert rows.min() == 1 and rows.max() == 5 and columns.min() == 1 and columns.max() == 5
+    assert torch.equal(moved[:, 1].flatten(1).argmax(1), places)
+
+
+def test_an_affine_change_of_nothing_changes_nothing():
+    images = torch.rand(4, 1, 6, 10)
+    still = augment(images, Augmentation(shift=0, rotate=1e-6), stream("a"))
+    torch.testing.assert_close(still, images, atol=1e-4, rtol=0)
