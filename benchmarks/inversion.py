@@ -35,6 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
     arguments = parser.parse_args()
     command = "python benchmarks/inversion.py (each record: preimage invert DATASET --seed SEED)"
     for seed in arguments.seeds:
@@ -42,17 +43,18 @@ def main() -> None:
             there = {(r["dataset"], r["seed"]) for r in read_records(RESULTS)}
             if (dataset, seed) in there and not arguments.again:
                 continue
-            record = measure(dataset, seed)
+            record = measure(dataset, seed, arguments.keep)
             merge_records(RESULTS, [record], KEYS, command)
             print(json.dumps(record), flush=True)
 
 
-def measure(dataset: str, seed: int) -> dict[str, object]:
+def measure(dataset: str, seed: int, keep: Path | None) -> dict[str, object]:
     """One inversion in a process and a folder of its own."""
     program = str(Path(sys.executable).with_name("preimage"))
     with tempfile.TemporaryDirectory() as folder:
+        out = str((keep or Path(folder)) / f"{dataset}-{seed}")
         done = subprocess.run(
-            [program, "invert", dataset, "--seed", str(seed), "--json", "--out", f"{folder}/run"],
+            [program, "invert", dataset, "--seed", str(seed), "--json", "--out", out],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
