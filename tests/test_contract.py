@@ -271,7 +271,8 @@ def parquet(path, images):
 
 @pytest.mark.parametrize("make", [image_folder, npz, parquet])
 def test_data_sources(make, images, tmp_path):
-    found = load(str(make(tmp_path, images)))
+    with pytest.warns(UserWarning, match="no splits"):
+        found = load(str(make(tmp_path, images)))
     assert found.images.dtype == torch.uint8 and found.images.shape == (8, 3, 10, 12)
     assert found.labels.dtype == torch.int64 and found.classes == 2
     assert sorted(found.labels.tolist()) == [0] * 4 + [1] * 4
