@@ -27,7 +27,8 @@ def main() -> None:
     """Lay the runs named on the command line side by side."""
     runs = [Path(argument.partition("=")[2]) for argument in sys.argv[1:]]
     blocks = [block(Inversion.load(run / GENERATOR_FILE)) for run in runs]
-    rows = torch.cat(blocks, dim=1)  # (classes, runs * (samples + 1), 3, 32, 32)
+    # (classes, runs * (samples + 1) - 1, 3, 32, 32): no gap after the last run
+    rows = torch.cat(blocks, dim=1)[:, :-1]
     columns = rows.shape[1]
     write_atomic(PICTURE, grid_png(rows.flatten(0, 1), columns, scale=1, gap=1))
 
