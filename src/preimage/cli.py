@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     if _wants_json(command):
         sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     else:
-        terminal.table(title, result)
+        settings = isinstance(command, commands.Show)
+        terminal.table(title, result, missing="not set" if settings else "not measured")
     return 0
 
 

@@ -82,15 +82,15 @@ class Terminal:
         """Print one sentence in red."""
         self._errors.print(f"[bold red]error:[/] {escape(_one_line(text))}", highlight=False)
 
-    def table(self, title: str, values: dict[str, Any]) -> None:
-        """Print names and values."""
+    def table(self, title: str, values: dict[str, Any], missing: str = "not measured") -> None:
+        """Print names and values; `missing` stands for None."""
         if self._quiet:
             return
         table = Table(title=escape(title), title_justify="left", show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in values.items():
-            table.add_row(escape(name.replace("_", " ")), escape(_text(value)))
+            table.add_row(escape(name.replace("_", " ")), escape(_text(value, missing)))
         self._output.print(table)
 
 
@@ -99,22 +99,23 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, missing: str) -> str:
     if value is None:
-        return "none"
+        return missing
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return "\n".join(f"{name.replace('_', ' ')}: {_text(item)}" for name, item in value.items())
+        rows = ((name.replace("_", " "), _text(item, missing)) for name, item in value.items())
+        return "\n".join(f"{name}: {text}" for name, text in rows)
     if isinstance(value, list | tuple):
-        return _list_text(value)
+        return _list_text(value, missing)
     return str(value)
 
 
-def _list_text(values: list[Any] | tuple[Any, ...]) -> str:
+def _list_text(values: list[Any] | tuple[Any, ...], missing: str) -> str:
     """Short values on one line, the rest one below the other."""
     if not values:
         return "none"
     if any(isinstance(value, dict) for value in values):
-        return "\n".join(_text(value) for value in values)
-    return ", ".join(map(_text, values))
+        return "\n".join(_text(value, missing) for value in values)
+    return ", ".join(_text(value, missing) for value in values)
