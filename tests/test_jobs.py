@@ -93,11 +93,11 @@ def trial(arguments, whole, broken):
     chance = random.Random(0)
     assert code(child([*arguments, "--out", whole])) == 0
     command = [*arguments, "--out", broken]
-    codes = [kill_after(child(command), broken, 0, chance.uniform(0, 0.3))]
+    codes = []
     for call, nth in (("replace", 1), ("fsync", 5), ("replace", 4), ("fsync", 9)):
         codes.append(code(child(command, call, nth)))
-    for _ in range(3):
-        delay = chance.uniform(0, 0.04)
+    for most in (0.3, 0.04, 0.04, 0.04):
+        delay = chance.uniform(0, most)
         codes.append(kill_after(child(command), broken, chance.randrange(2), delay))
     assert code(child(command)) == 0
     return codes.count(-signal.SIGKILL)
@@ -109,8 +109,8 @@ print([trial(*job) for job in json.loads(sys.argv[1])], file=sys.stderr)
 def test_killed_jobs_end_as_unbroken_ones(tmp_path):
     """Killed (SIGKILL) at several moments, some of them in the middle of writing."""
     data = tiny.write_npz(tmp_path / "bands.npz")
-    invert = tiny.invert_arguments("", steps=40)[:-2]
-    train = [*tiny.train_arguments(data, "")[:-2], "--epochs", "10"]
+    invert = tiny.invert_arguments("", steps=60)[:-2]
+    train = [*tiny.train_arguments(data, "")[:-2], "--epochs", "30"]
     jobs = [(invert, "whole-invert", "broken-invert"), (train, "whole-train", "broken-train")]
     done = subprocess.run(
         [sys.executable, "-c", KILLER, json.dumps(jobs)],
@@ -120,7 +120,8 @@ def test_killed_jobs_end_as_unbroken_ones(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stderr.splitlines()[-1])
-    assert min(kills) >= 5, f"too few kills to tell anything: {kills}"
+    # those at a call are certain; a quick machine may be done before those at a moment
+    assert min(kills) >= 4, f"too few kills to tell anything: {kills}"
     for _, whole, broken in jobs:
         expected = contents(whole)
         assert contents(broken) == expected
