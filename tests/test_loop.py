@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from preimage.inversion import Inversion
 from preimage.loop import invert
 from preimage.losses import Objective, WeightedTerm, cross_entropy
 from preimage.types import ImageSpec
+from tiny import Memory
 
 SPEC = ImageSpec(1, 8, 8)
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -40,19 +39,6 @@ def classifier():
 def settings(**changes) -> InvertConfig:
     values = {"steps": 60, "batch": 32, "check_every": 10, "generator": SMALL, "lr": 5e-3}
     return InvertConfig(**{**values, **changes})
-
-
-class Memory:
-    """A checkpoint in memory."""
-
-    def __init__(self):
-        self.state = None
-
-    def load_state(self):
-        return copy.deepcopy(self.state)
-
-    def save_state(self, state):
-        self.state = copy.deepcopy(state)
 
 
 def weights(inversion: Inversion) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.runtime import stream
 from preimage.training import accuracy_on, channel_statistics, train
+from tiny import Memory
 
 CPU = Runtime(accelerator="cpu", precision="32-true")
 
@@ -34,17 +33,6 @@ def stripes(count: int, seed: int) -> ImageSet:
 CONFIG = TrainConfig(
     arch="cnn", width=4, epochs=4, batch=16, lr=0.05, augmentation=Augmentation(shift=0)
 )
-
-
-class Memory:
-    def __init__(self):
-        self.state = None
-
-    def load_state(self):
-        return copy.deepcopy(self.state)
-
-    def save_state(self, state):
-        self.state = copy.deepcopy(state)
 
 
 def test_it_learns_and_the_classifier_carries_its_normalisation():

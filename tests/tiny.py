@@ -6,6 +6,7 @@ path.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 
@@ -108,6 +109,19 @@ def fail_once(monkeypatch, name, nth, code=errno.ENOSPC):
 
     monkeypatch.setattr(os, name, failing)
     return calls
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    def __init__(self):
+        self.state = None
+
+    def load_state(self):
+        return copy.deepcopy(self.state)
+
+    def save_state(self, state):
+        self.state = copy.deepcopy(state)
 
 
 def draw_sample(batch=12, classes=4, features=7):

@@ -138,6 +138,16 @@ class RunFolder:
         kept = [json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step]
         write_atomic(self.path / _LOG, "".join(kept).encode())
 
+    def rewind_to_state(self) -> None:
+        """Bring the log to the state that the work goes on from.
+
+        Raises:
+            PreimageError: when states are there, and all are damaged.
+            DiskError: when it cannot be written; the log stays as it was.
+        """
+        state = self.load_state()
+        self.rewind(int(state["step"]) if state else 0)
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep `state` (tensors and plain values); the one before it is kept as a reserve.
 

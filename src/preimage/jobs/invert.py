@@ -79,8 +79,7 @@ def _train(
     folder: RunFolder, command: Invert, classifier: Classifier, report: Reporter
 ) -> tuple[Inversion, float]:
     """Invert, going on from the folder's state; seconds count the earlier parts as well."""
-    state = folder.load_state()
-    folder.rewind(int(state["step"]) if state else 0)
+    folder.rewind_to_state()
     earlier = folder.metrics_log()
     start = time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
     try:

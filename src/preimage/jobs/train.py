@@ -60,7 +60,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
     with RunFolder.create(path, "train", settings, overwrite=command.output.overwrite) as folder:
         if folder.finished:
             return folder.metrics(), path
-        _begin(folder)
+        folder.rewind_to_state()
 
         def on_epoch(epoch: Epoch) -> None:
             folder.log(step=epoch.epoch, **asdict(epoch))
@@ -74,12 +74,6 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
         folder.write(CLASSIFIER_FILE, to_bytes(classifier.network, card))
         folder.finish(asdict(card))
         return folder.metrics(), path
-
-
-def _begin(folder: RunFolder) -> None:
-    """Bring the log to the state that the work goes on from."""
-    state = folder.load_state()
-    folder.rewind(int(state["step"]) if state else 0)
 
 
 def _test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
