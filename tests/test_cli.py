@@ -160,7 +160,7 @@ def test_run_folder_is_named_after_the_settings(capsys):
     arguments = tiny.invert_arguments("x", "--conditioning", "label", "--seed", "5", "--json")
     del arguments[arguments.index("--out") : arguments.index("--out") + 2]
     folder = json.loads(call(capsys, *arguments))["folder"]
-    assert folder == "runs/invert-tiny-build-label-5"
+    assert folder == "runs/invert-tiny-build-paper-label-5"
     assert Path(folder, "config.json").is_file()
 
 

@@ -183,7 +183,7 @@ def test_sample_of_nothing_or_to_nowhere(refused, shared):
     before = contents(shared / "run")
     assert "found none that can be read" in refused("sample", "nothing")
     assert "found none that can be read" in refused("sample", shared / "mlp")
-    assert "format preimage-generator-1" in refused(
+    assert "format preimage-generator-2" in refused(
         "sample", shared / "mlp" / "classifier.safetensors"
     )
     assert ".png or .npz" in refused("sample", shared / "run", "--out", "x.jpg")

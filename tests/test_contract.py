@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from preimage import losses, zoo
+from preimage import terms, zoo
 from preimage.classifier import Classifier
 from preimage.conditioning import make_scheme
 from preimage.conditioning import names as schemes
@@ -155,46 +155,59 @@ def test_dropout_stays_on_while_sampling():
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4, 0.0])
-@pytest.mark.parametrize("name", losses.names())
+@pytest.mark.parametrize("name", terms.names())
 def test_terms_are_finite_at_extremes(name, scale):
     sample = draw_sample()
-    logits = (sample.prediction.logits * scale).requires_grad_()
-    features = (sample.prediction.features * (scale if scale else 0.0)).requires_grad_()
-    value = losses._TERMS[name](sample._replace(prediction=Prediction(logits, features)))
+    inputs = [part.mul(scale).requires_grad_() for part in (*sample.prediction, *sample.layers)]
+    images = sample.images.mul(min(1.0, abs(scale))).requires_grad_()
+    value = terms.find(name)(rebuilt(sample, images, *inputs))
     assert value.ndim == 0 and torch.isfinite(value)
-    for gradient in torch.autograd.grad(value, (logits, features), allow_unused=True):
+    for gradient in torch.autograd.grad(value, [images, *inputs], allow_unused=True):
         assert gradient is None or torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", losses.names())
+def rebuilt(sample, images, logits, features, *layers) -> Sample:
+    return Sample(images, sample.condition, Prediction(logits, features), layers)
+
+
+@pytest.mark.parametrize("name", terms.names())
 def test_gradients_agree_with_finite_differences(name):
     sample = draw_sample(batch=5)
     condition = sample.condition._replace(target=sample.condition.target.double())
+    sample = sample._replace(condition=condition)
+    parts = (sample.images, *sample.prediction, *sample.layers)
+    inputs = [part.double().requires_grad_() for part in parts]
+    assert torch.autograd.gradcheck(
+        lambda *given: terms.find(name)(rebuilt(sample, *given)), inputs
+    )
 
-    def value(logits, features):
-        return losses._TERMS[name](Sample(sample.images, condition, Prediction(logits, features)))
 
-    inputs = [part.double().requires_grad_() for part in sample.prediction]
-    assert torch.autograd.gradcheck(value, inputs)
-
-
-@pytest.mark.parametrize("name", losses.names())
+@pytest.mark.parametrize("name", terms.names())
 def test_the_order_of_the_batch_does_not_matter_and_nothing_is_changed(name):
     sample = draw_sample()
     before = copy.deepcopy(sample)
     order = torch.randperm(12, generator=stream("order"))
     shuffled = Sample(
         sample.images[order],
-        Condition(*(None if part is None else part[order] for part in sample.condition)),
+        sample.condition.rows(order),
         Prediction(*(part[order] for part in sample.prediction)),
+        tuple(part[order] for part in sample.layers),
     )
-    term = losses._TERMS[name]
+    term = terms.find(name)
     torch.testing.assert_close(term(shuffled), term(sample))
     for one, other in zip(
-        (sample.images, *sample.prediction), (before.images, *before.prediction), strict=True
+        (sample.images, *sample.prediction, *sample.layers),
+        (before.images, *before.prediction, *before.layers),
+        strict=True,
     ):
         assert torch.equal(one, other)
     assert torch.equal(sample.condition.label, before.condition.label)
+
+
+@pytest.mark.parametrize("name", terms.names())
+def test_terms_accept_one_image_and_a_classifier_without_batch_norm(name):
+    for sample in (draw_sample(1), draw_sample()._replace(layers=())):
+        assert torch.isfinite(terms.find(name)(sample))
 
 
 # --- classifiers ----------------------------------------------------------------------------

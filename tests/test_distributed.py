@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.loop import invert
-from preimage.losses import cosine_similarity
+from preimage.terms.paper import cosine_similarity
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
 from tiny import draw_sample
@@ -26,6 +26,8 @@ def run(processes: int, steps: int):
         generator=GeneratorConfig(latent=8, width=8),
         gamma=2.0,
         delta=2.0,
+        terms=("batch-norm=2", "separation=2", "vendi=1"),
+        members=2,
     )
     runtime = Runtime(accelerator="cpu", devices=processes, precision="32-true")
     return invert(network, config, image=(1, 12, 12), runtime=runtime)
@@ -38,7 +40,7 @@ def worker(rank: int, port: int, path: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
     torch.set_num_threads(1)
     inversion = run(2, steps=4)
-    torch.save((inversion.generator.state_dict(), inversion.checks[-1].loss), f"{path}/{rank}.pt")
+    torch.save((inversion.state_dict(), inversion.checks[-1].loss), f"{path}/{rank}.pt")
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -50,7 +52,7 @@ def test_two_processes_equal_one(tmp_path):
     for rank in range(2):
         state, loss = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert abs(loss - one.checks[-1].loss) < 1e-4
-        for name, tensor in one.generator.state_dict().items():
+        for name, tensor in one.state_dict().items():
             torch.testing.assert_close(state[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
 
 

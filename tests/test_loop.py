@@ -11,8 +11,10 @@ from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.diagnostics import Check, diagnose
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
-from preimage.loop import invert
-from preimage.losses import Objective, WeightedTerm, cross_entropy
+from preimage.loop import invert, member_starts
+from preimage.losses import Objective, WeightedTerm
+from preimage.runtime import stream
+from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
 from tiny import Memory
 
@@ -42,9 +44,7 @@ def settings(**changes) -> InvertConfig:
 
 
 def weights(inversion: Inversion) -> torch.Tensor:
-    return torch.cat(
-        [tensor.double().flatten() for tensor in inversion.generator.state_dict().values()]
-    )
+    return torch.cat([tensor.double().flatten() for tensor in inversion.state_dict().values()])
 
 
 def test_samples_get_the_class_they_were_asked_for(classifier):
@@ -69,19 +69,21 @@ def test_equal_seeds_agree_and_others_do_not_and_the_global_stream_is_left_alone
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_resumed_run_is_bit_identical(classifier, precision):
+@pytest.mark.parametrize(("members", "killed_at"), [(1, 17), (3, 17), (3, 27)])
+def test_a_resumed_run_is_bit_identical(classifier, precision, members, killed_at):
     runtime = Runtime(accelerator="cpu", precision=precision)
-    config = settings(steps=30)
+    config = settings(steps=30, members=members)
     unbroken = invert(classifier, config, runtime=runtime)
     memory = Memory()
 
     def stop(progress):
-        if progress.step == 17:
+        if progress.step == killed_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         invert(classifier, config, runtime=runtime, checkpoint=memory, on_step=stop)
-    assert memory.state["step"] == 10
+    saved_at = killed_at // 10 * 10
+    assert memory.state["step"] == saved_at
     steps = []
     resumed = invert(
         classifier,
@@ -90,9 +92,42 @@ def test_a_resumed_run_is_bit_identical(classifier, precision):
         checkpoint=memory,
         on_step=lambda progress: steps.append(progress.step),
     )
-    assert steps[0] == 11
+    assert steps[0] == saved_at + 1
     assert torch.equal(weights(resumed), weights(unbroken))
     assert resumed.checks == unbroken.checks
+
+
+def test_every_member_draws_its_share_and_draws_something_else(classifier):
+    inversion = invert(classifier, settings(steps=60, members=3), runtime=CPU)
+    assert len(inversion.bank) == 2
+    noise, condition = inversion.draw(torch.arange(300) % 4, stream("x"))
+    mixed = inversion._render(noise, condition)
+    drawn = []
+    for member in (*inversion.bank, inversion.generator):
+        with torch.no_grad():
+            drawn.append((member.eval()(noise, condition) - mixed).abs().amax((1, 2, 3)) < 1e-6)
+    assert torch.stack(drawn).sum(0).eq(1).all()
+    assert all(80 <= int(mine.sum()) <= 120 for mine in drawn)
+
+
+def test_a_fresh_first_layer_is_all_that_a_new_member_changes(classifier):
+    begun = Inversion(SPEC, tuple("abcd"), settings())
+    before = begun.generator.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    begun.generator.restart(stream("x"))
+    after = begun.generator.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [
+        "linear.weight"
+    ]
+    scale = after["linear.weight"].std() / before["linear.weight"].std()
+    assert float(scale) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("steps", "members", "starts"), [(800, 1, [0]), (400, 3, [0, 200, 300]), (7, 3, [0, 4, 5])]
+)
+def test_the_first_member_has_twice_the_time_of_the_others(steps, members, starts):
+    assert member_starts(steps, members) == starts
 
 
 def test_it_stops_early_once_the_held_out_check_is_good_enough(classifier):
@@ -114,7 +149,7 @@ def test_a_nan_half_way_leaves_the_last_good_state(classifier):
     with pytest.raises(DivergedError, match="nan at step"):
         invert(classifier, settings(), objective=objective, runtime=CPU, checkpoint=memory)
     assert memory.state["step"] in (10, 20)
-    assert all(torch.isfinite(tensor).all() for tensor in memory.state["generator"].values())
+    assert all(torch.isfinite(tensor).all() for tensor in memory.state["inversion"].values())
 
 
 def test_a_nan_gradient_under_a_finite_loss_is_not_saved(classifier):
@@ -140,6 +175,7 @@ def test_a_nan_gradient_under_a_finite_loss_is_not_saved(classifier):
     [
         ({"batch": 1}, "at least 2 images"),
         ({"steps": 0}, "at least 1"),
+        ({"steps": 3, "members": 3}, "fewer than the 3 steps"),
         ({"generator": GeneratorConfig(dropout=1.0)}, "dropout"),
         ({"conditioning": "colour"}, "conditioning scheme out of label"),
     ],

@@ -19,7 +19,20 @@ from preimage.types import Prediction, Sample
 
 CLASSES, SIDE = 3, 8
 IMAGE = ("--image", "1", str(SIDE), str(SIDE))
-FEW = ("--width", "4", "--latent", "8", "--batch", "8", "--check-every", "5", "--samples", "30")
+FEW = (
+    "--preset",
+    "paper",
+    "--width",
+    "4",
+    "--latent",
+    "8",
+    "--batch",
+    "8",
+    "--check-every",
+    "5",
+    "--samples",
+    "30",
+)
 
 
 def invert_arguments(out, *more, model="tiny:build", steps=20):
@@ -133,4 +146,5 @@ def draw_sample(batch=12, classes=4, features=7):
         torch.randn(batch, classes, generator=random),
         torch.randn(batch, features, generator=random),
     )
-    return Sample(torch.rand(batch, 1, 8, 8, generator=random), condition, prediction)
+    layers = tuple(torch.randn(batch, *size, generator=random) for size in ((3, 4, 4), (5, 2, 2)))
+    return Sample(torch.rand(batch, 1, 8, 8, generator=random), condition, prediction, layers)

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preimage.classifier import Classifier
-    from preimage.config import GeneratorConfig, InvertConfig, ModelConfig, Runtime, TrainConfig
+    from preimage.config import (
+        PRESETS,
+        GeneratorConfig,
+        InvertConfig,
+        ModelConfig,
+        Runtime,
+        TrainConfig,
+    )
     from preimage.data import ImageSet, load
     from preimage.errors import DiskError, DivergedError, PreimageError
     from preimage.inversion import Inversion
@@ -27,7 +34,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "classifier": ("Classifier",),
-    "config": ("GeneratorConfig", "InvertConfig", "ModelConfig", "Runtime", "TrainConfig"),
+    "config": (
+        "PRESETS",
+        "GeneratorConfig",
+        "InvertConfig",
+        "ModelConfig",
+        "Runtime",
+        "TrainConfig",
+    ),
     "data": ("ImageSet", "load"),
     "errors": ("DiskError", "DivergedError", "PreimageError"),
     "inversion": ("Inversion",),
@@ -41,6 +55,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "PRESETS",
     "Classifier",
     "Condition",
     "DiskError",

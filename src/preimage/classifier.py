@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from preimage.errors import PreimageError
 from preimage.types import ImageSpec, Prediction
@@ -97,6 +98,33 @@ class Classifier(nn.Module):
             )
         return Prediction(logits.float(), features.flatten(1).float())
 
+    def observe(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:
+        """Classify images, and tell what enters the batch norms on the way.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            The prediction, and for each batch norm that keeps running statistics its input
+            (B, C, ...), standardised by them, in the order of their running. None of these where
+            the network has no such layer, or hides it as a compiled or exported program does.
+        """
+        layers: list[Tensor] = []
+
+        def remember(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            layers.append(_standardised(cast(_BatchNorm, norm), arguments[0]))
+
+        handles = [
+            module.register_forward_pre_hook(remember)
+            for module in self.network.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        ]
+        try:
+            return self(images), tuple(layers)
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def _hooked(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
 
@@ -169,6 +197,13 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
             module.training = training
         for parameter, requires in wanted.items():
             parameter.requires_grad_(requires)
+
+
+def _standardised(norm: _BatchNorm, values: Tensor) -> Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None
+    shape = (1, -1, *(1 for _ in values.shape[2:]))
+    scale = (norm.running_var + norm.eps).rsqrt()
+    return (values - norm.running_mean.view(shape)) * scale.view(shape)
 
 
 def _device(module: nn.Module) -> torch.device:

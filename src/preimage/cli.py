@@ -18,7 +18,7 @@ from preimage.config import ModelConfig
 from preimage.errors import PreimageError
 from preimage.terminal import Terminal
 
-_DEMO_STEPS = 200
+_DEMO_STEPS = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 2 bad input, 130 interrupted.
     """
-    command = tyro.cli(
-        commands.Command,
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command: Any = tyro.cli(
+        commands.command_type(arguments),
         prog="preimage",
         description=_DESCRIPTION,
         args=arguments,
@@ -75,7 +76,7 @@ _DESCRIPTION = """Invert any image classifier: learn the whole set of inputs it 
 For example:
   preimage demo
   preimage invert mnist
-  preimage sample runs/invert-mnist-vector-matrix-0 --label 3 --out threes.png"""
+  preimage sample runs/invert-mnist-natural-vector-0 --label 3 --out threes.png"""
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], s
     return _invert(
         replace(
             base,
-            config=replace(base.config, steps=_DEMO_STEPS, seed=command.seed),
+            config=replace(base.config, steps=_DEMO_STEPS, members=1, seed=command.seed),
             measure=replace(base.measure, real=False, student=False),
             output=commands.Output(out=command.out, overwrite=True, json=command.json),
         ),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
-from preimage.config import InvertConfig, ModelConfig, Runtime
+from preimage.config import PRESETS, InvertConfig, ModelConfig, Runtime
+
+USUAL = "natural"
+"""The preset of the command line where none is named."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Invert:
 
     For example:
       preimage invert mnist
-      preimage invert cifar10 --seed 7 --json
+      preimage invert cifar10 --preset explore --seed 7 --json
       preimage invert mypackage.models:build --checkpoint weights.safetensors --image 3 64 64
           --mean 0.5 --std 0.25 --data path/to/test-folders
       preimage invert torchvision:resnet18 --checkpoint resnet18.safetensors --classes 10
@@ -102,7 +106,7 @@ class Invert:
     """
 
     model: Flat[ModelConfig]
-    config: Flat[InvertConfig] = field(default_factory=InvertConfig)
+    config: Flat[InvertConfig] = field(default_factory=lambda: PRESETS[USUAL])
     measure: Flat[Measure] = field(default_factory=Measure)
     runtime: Flat[Runtime] = field(default_factory=Runtime)
     output: Flat[Output] = field(default_factory=Output)
@@ -165,10 +169,26 @@ class Demo:
     """Print the result as one JSON object on standard output."""
 
 
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Invert, tyro.conf.subcommand("invert")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-)
+def command_type(arguments: Sequence[str]) -> Any:
+    """What `preimage` may be asked for, with the defaults of the preset named in `arguments`.
+
+    The preset must be known before the rest is read: the other settings start from its own.
+    """
+    start = Invert(ModelConfig(tyro.MISSING), config=PRESETS[_preset(arguments)])
+    return (
+        Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Invert, tyro.conf.subcommand("invert", default=start)]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Demo, tyro.conf.subcommand("demo")]
+    )
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The preset asked for; the usual one where none or no real one is, for the parser to tell."""
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--preset":
+            asked = value or next(iter(arguments[i + 1 :]), "")
+            return asked if asked in PRESETS else USUAL
+    return USUAL

@@ -94,10 +94,14 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class InvertConfig:
-    """How a classifier is inverted. The defaults are the paper's method with our weights."""
+    """How a classifier is inverted. The defaults are the paper's method with our weights.
 
-    preset: Literal["paper"] = "paper"
-    """Name of this set of defaults, for the record."""
+    :data:`PRESETS` names the sets of settings to start from.
+    """
+
+    preset: Literal["natural", "explore", "paper"] = "paper"
+    """natural stays close to what the classifier was trained on, explore shows everything it
+    accepts, paper is the published method. Every other setting starts from the preset's."""
     conditioning: str = "vector-matrix"
     """label, vector, matrix or vector-matrix."""
     spread: float = 4.0
@@ -105,6 +109,9 @@ class InvertConfig:
     margin: float = 2.0
     """Least log-ratio of a conditioning vector's largest entry to the next; the paper's is 0."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    members: int = 1
+    """Generators to keep. Each goes on from the one before with a fresh first layer, and a sample
+    comes from any of them."""
     alpha: float = 1.0
     """Weight of KL(target || prediction)."""
     beta: float = 1.0
@@ -114,21 +121,58 @@ class InvertConfig:
     delta: float = 0.5
     """Weight of the orthogonality of features."""
     terms: tuple[str, ...] = ()
-    """Further loss terms as NAME=WEIGHT; NAME is registered or package.module:function."""
+    """Further loss terms as NAME=WEIGHT; NAME is batch-norm, smoothness, separation, vendi or
+    package.module:function."""
     steps: int = 800
-    """Training steps at most."""
+    """Training steps at most, over all members together."""
     batch: int = 128
     """Images a step, over all processes together."""
     lr: float = 2e-3
     """Peak learning rate of Adam, after a short warm-up and before a cosine decay."""
     check_every: int = 50
     """Steps between two held-out checks, each of which is also a checkpoint."""
-    stop_at: float = 0.995
-    """Stop early when this share of the held-out check has the right class ..."""
+    stop_at: float | None = 0.995
+    """Stop early when this share of the held-out check has the right class ...; None never does."""
     patience: int = 3
     """... this many times in a row."""
     seed: int = 0
     """Weights and every random number follow from it."""
+
+
+PRESETS: dict[str, InvertConfig] = {
+    "natural": InvertConfig(
+        preset="natural",
+        conditioning="vector",
+        generator=GeneratorConfig(dropout=0.1),
+        members=10,
+        alpha=0.0,
+        beta=2.0,
+        gamma=0.0,
+        delta=0.0,
+        terms=("batch-norm=50", "separation=2", "vendi=0.3"),
+        steps=2000,
+        batch=256,
+        lr=4e-3,
+        check_every=100,
+        stop_at=None,
+    ),
+    "explore": InvertConfig(
+        preset="explore",
+        conditioning="vector",
+        generator=GeneratorConfig(dropout=0.1),
+        alpha=0.0,
+        beta=2.0,
+        gamma=0.0,
+        delta=0.0,
+        terms=("vendi=1",),
+        steps=600,
+        batch=256,
+        lr=4e-3,
+        stop_at=None,
+    ),
+    "paper": InvertConfig(),
+}
+"""Settings by name, the same for every classifier."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ vanishing gradients, and a loss weight that dominates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from preimage.diversity import vendi
 from preimage.losses import Objective
-from preimage.types import Sample
+from preimage.types import Prediction, Sample
 
 COLLAPSED = 1.5
 """Fewer effective images per class than this is a collapse."""
@@ -58,13 +58,15 @@ class Check:
 
 
 def gradient_shares(
-    objective: Objective, judge: object, sample: Sample
+    objective: Objective,
+    see: Callable[[Tensor], tuple[Prediction, tuple[Tensor, ...]]],
+    sample: Sample,
 ) -> tuple[float, dict[str, float]]:
     """How hard each term pulls at the images.
 
     Args:
         objective: the weighted terms.
-        judge: maps images (B, C, H, W) to a Prediction.
+        see: maps images (B, C, H, W) to a prediction and the layers that the objective reads.
         sample: a training batch; only its images and conditions are used.
 
     Returns:
@@ -72,7 +74,7 @@ def gradient_shares(
         of the sum of the terms' gradient norms.
     """
     images = sample.images.detach().requires_grad_()
-    fresh = Sample(images, sample.condition, judge(images))  # type: ignore[operator]
+    fresh = Sample(images, sample.condition, *see(images))
     gradients = {name: _gradient(value, images) for name, value in objective.values(fresh).items()}
     whole = torch.stack(list(gradients.values())).sum(0)
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}

@@ -59,7 +59,9 @@ def gather(fabric: Fabric, sample: Sample) -> Sample:
     if fabric.world_size == 1:
         return sample
     condition = Condition(*(None if part is None else _whole(part) for part in sample.condition))  # type: ignore[arg-type]
-    return Sample(_whole(sample.images), condition, Prediction(*map(_whole, sample.prediction)))
+    prediction = Prediction(*map(_whole, sample.prediction))
+    layers = tuple(map(_whole, sample.layers))
+    return Sample(_whole(sample.images), condition, prediction, layers)
 
 
 def share_batch_norm(module: nn.Module, processes: int) -> None:

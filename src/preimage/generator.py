@@ -7,6 +7,7 @@ processes draw what one would.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,10 +27,12 @@ class Noise(NamedTuple):
     """(B, Z), standard normal."""
     keep: Tensor
     """(B, U), uniform in [0, 1): one number for every channel that dropout may switch off."""
+    member: Tensor
+    """(B,), uniform in [0, 1): which of an inversion's generators draws the image."""
 
-    def rows(self, index: slice) -> Noise:
+    def rows(self, index: slice | Tensor) -> Noise:
         """The noise of these rows of the batch."""
-        return Noise(self.latent[index], self.keep[index])
+        return Noise(*(part[index] for part in self))
 
 
 def stage_sizes(spec: ImageSpec) -> list[tuple[int, int]]:
@@ -85,7 +88,15 @@ class Generator(nn.Module):
     def noise(self, count: int, generator: torch.Generator) -> Noise:
         """Draw what `count` images need, on the CPU."""
         latent = torch.randn(count, self.latent_size, generator=generator)
-        return Noise(latent, torch.rand(count, sum(self.keep_sizes), generator=generator))
+        keep = torch.rand(count, sum(self.keep_sizes), generator=generator)
+        return Noise(latent, keep, torch.rand(count, generator=generator))
+
+    @torch.no_grad()
+    def restart(self, generator: torch.Generator) -> None:
+        """Draw the first layer anew, from numbers on the CPU: other images, by the same hand."""
+        weight = self.linear.weight
+        fresh = torch.rand(weight.shape, generator=generator) * 2 - 1
+        weight.copy_(fresh / math.sqrt(weight.shape[1]))
 
     def forward(self, noise: Noise, condition: Condition) -> Tensor:
         """Images (B, C, H, W) in [0, 1], float32."""

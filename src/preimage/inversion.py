@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
 from preimage.conditioning import make_scheme
@@ -23,12 +25,15 @@ from preimage.runtime import channels_last, stream
 from preimage.tensors import pack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 
-FORMAT = "preimage-generator-1"
+FORMAT = "preimage-generator-2"
 _CHUNK = 250
 
 
 class Inversion:
-    """A trained generator: draws images that its classifier puts in a wanted class.
+    """Trained generators: they draw images that their classifier puts in a wanted class.
+
+    `generator` is the one in training, or the last; `bank` holds those that were kept before it.
+    All of them share the sampling evenly.
 
     Args:
         spec: shape of the images.
@@ -59,11 +64,21 @@ class Inversion:
             torch.manual_seed(config.seed)
             self.generator = Generator(spec, self.scheme, config.generator)
         self.generator.to(memory_format=torch.channels_last)
+        self.bank = nn.ModuleList()
 
     @property
     def classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+    def keep(self) -> None:
+        """Put a copy of the generator as it is into the bank."""
+        self.bank.append(copy.deepcopy(self.generator).eval().requires_grad_(False))
+
+    def to(self, device: torch.device) -> None:
+        """Move all generators."""
+        self.generator.to(device)
+        self.bank.to(device)
 
     def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Noise, Condition]:
         """Everything that the generator needs for images of these labels (B,), on the CPU."""
@@ -109,19 +124,13 @@ class Inversion:
 
     @torch.no_grad()
     def _render(self, noise: Noise, condition: Condition) -> Tensor:
-        training = self.generator.training
-        device = next(self.generator.parameters()).device
-        self.generator.eval()
-        try:
-            parts = [
-                self.generator(
-                    *move_data_to_device((noise.rows(rows), condition.rows(rows)), device)
-                ).cpu()
-                for rows in _chunks(len(condition.label))
-            ]
-        finally:
-            self.generator.train(training)
-        return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape)
+        members = [*self.bank, self.generator]
+        turn = (noise.member * len(members)).long().clamp_max(len(members) - 1)
+        images = torch.empty(len(turn), *self.spec.shape)
+        for i, member in enumerate(members):
+            for rows in (turn == i).nonzero().flatten().split(_CHUNK):
+                images[rows] = _drawn_by(member, noise.rows(rows), condition.rows(rows))
+        return images
 
     def to_bytes(self) -> bytes:
         """A safetensors file: the generator's state and, in the header, all else."""
@@ -132,8 +141,23 @@ class Inversion:
             "config": json.dumps(asdict(self.config)),
             "checks": json.dumps([asdict(check) for check in self.checks]),
         }
-        state = self.generator.state_dict()
-        return pack({name: tensor.cpu().contiguous() for name, tensor in state.items()}, header)
+        return pack(
+            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}, header
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors of every generator, by names that :meth:`load_state_dict` knows."""
+        bank = self.bank.state_dict(prefix="bank.")
+        return {**self.generator.state_dict(prefix="generator."), **bank}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state_dict` gave; the bank becomes as large as it was."""
+        count = len({name.split(".")[1] for name in state if name.startswith("bank.")})
+        self.bank = nn.ModuleList()
+        for _ in range(count):
+            self.keep()
+        self.bank.load_state_dict(_below("bank.", state))
+        self.generator.load_state_dict(_below("generator.", state))
 
     def save(self, path: str | Path) -> None:
         """Write the inversion to one safetensors file, whole or not at all.
@@ -168,7 +192,7 @@ class Inversion:
                 f"expected a classifier of {inversion.classes} classes for '{path}', found one of "
                 f"{classifier.classes}; give the one that was inverted"
             )
-        inversion.generator.load_state_dict(state)
+        inversion.load_state_dict(state)
         return inversion
 
 
@@ -181,8 +205,18 @@ def predict(classifier: Classifier, images: Tensor, batch: int = _CHUNK) -> Pred
     return Prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+def _drawn_by(generator: nn.Module, noise: Noise, condition: Condition) -> Tensor:
+    training, device = generator.training, next(generator.parameters()).device
+    generator.eval()
+    try:
+        images: Tensor = generator(*move_data_to_device((noise, condition), device))
+        return images.cpu()
+    finally:
+        generator.train(training)
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
 def config_from_dict(values: dict[str, Any]) -> InvertConfig:

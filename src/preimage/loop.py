@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
-from preimage.config import InvertConfig, Runtime
+from preimage.config import PRESETS, InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
 from preimage.distributed import gather, share_batch_norm
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.losses import Objective, paper_terms, parse_term
 from preimage.runtime import make_fabric, stream
-from preimage.types import ImageSpec, Sample
+from preimage.types import ImageSpec, Prediction, Sample
 
 _CHECK_IMAGES = 500
 _WARM_UP = 50
@@ -62,7 +62,7 @@ def invert(
 
     Args:
         model: a :class:`Classifier`, or any module from images (B, C, H, W) to logits (B, K).
-        config: settings; None takes the defaults.
+        config: settings; None takes the natural preset.
         image: (channels, height, width) of one image, for a plain module.
         mean: per-channel mean that the plain module's input is centred by, in [0, 1] units.
         std: per-channel standard deviation, likewise.
@@ -80,7 +80,7 @@ def invert(
         PreimageError: for a model or settings that do not fit.
         DivergedError: when the loss becomes NaN or infinite; the last checkpoint stays.
     """
-    config = config or InvertConfig()
+    config = config or PRESETS["natural"]
     classifier = _as_classifier(model, image, mean, std, feature_layer)
     objective = objective or default_objective(config)
     fabric = make_fabric(runtime or Runtime())
@@ -90,7 +90,8 @@ def invert(
     with frozen(classifier, fabric.device):
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
     share_batch_norm(inversion.generator, 1)
-    inversion.generator.cpu().eval()
+    inversion.to(torch.device("cpu"))
+    inversion.generator.eval()
     return inversion
 
 
@@ -118,24 +119,30 @@ class Trainer:
         self.fabric, self.inversion, self.classifier = fabric, inversion, classifier
         self.objective, self.checkpoint, self.on_step = objective, checkpoint, on_step
         self.config = inversion.config
+        self.starts = member_starts(self.config.steps, self.config.members)
         generator = inversion.generator
         share_batch_norm(generator, fabric.world_size)
-        optimizer = torch.optim.Adam(
+        self._adam = torch.optim.Adam(
             generator.parameters(), lr=self.config.lr, betas=(0.5, 0.99), fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        self.model, self.optimizer = fabric.setup(generator, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self._adam, self._rate)
+        self.model, self.optimizer = fabric.setup(generator, self._adam)
 
     def _rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to a hundredth."""
-        steps = self.config.steps
-        warm = min(1.0, (step + 1) / min(_WARM_UP, steps))
-        return warm * (0.505 + 0.495 * math.cos(math.pi * min(step, steps) / steps))
+        """For each member a linear warm-up, then half a cosine down to a hundredth."""
+        begin = max(start for start in self.starts if start <= step)
+        end = min((start for start in self.starts if start > step), default=self.config.steps)
+        steps = end - begin
+        done = min(step - begin, steps)
+        warm = min(1.0, (done + 1) / min(_WARM_UP if begin == 0 else _WARM_UP // 5, steps))
+        return warm * (0.505 + 0.495 * math.cos(math.pi * done / steps))
 
     def run(self) -> None:
         """Train until the steps are done or the held-out check is good enough."""
         step = self._restore()
         while step < self.config.steps and not self._enough():
+            if step in self.starts[1:]:
+                self._next_member(step)
             loss, sample = self.step(step)
             step += 1
             due = step % self.config.check_every == 0 or step == self.config.steps
@@ -146,6 +153,16 @@ class Trainer:
                 self.on_step(Progress(step, self.config.steps, loss, check))
             if due:
                 self._save(step)
+
+    def _next_member(self, step: int) -> None:
+        """Keep the generator, and send it to look elsewhere.
+
+        The later layers know how to draw what the classifier takes; a fresh first layer makes
+        them draw something else. Its optimiser state is of the old one's and goes.
+        """
+        self.inversion.keep()
+        self.inversion.generator.restart(stream(self.config.seed, "member", step))
+        self._adam.state.pop(self.inversion.generator.linear.weight, None)
 
     def step(self, step: int) -> tuple[float, Sample]:
         """One optimiser step on the batch that belongs to `step`.
@@ -178,8 +195,14 @@ class Trainer:
         noise, condition = self.fabric.to_device((noise, condition))
         images = self.model(noise, condition)
         with self.fabric.autocast():
-            sample = Sample(images, condition, self.classifier(images))
+            sample = Sample(images, condition, *self._see(images))
         return gather(self.fabric, sample)
+
+    def _see(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:
+        """The classifier's answer, with its layers when a term wants them."""
+        if self.objective.reads_layers:
+            return self.classifier.observe(images)
+        return self.classifier(images), ()
 
     def _check(self, step: int, loss: float, training: Sample) -> Check:
         """Judge fresh samples, drawn from numbers that no training step uses."""
@@ -193,7 +216,7 @@ class Trainer:
             probability = self.classifier(images).logits.softmax(1)
         generator.train()
         with self.fabric.autocast():
-            gradient, shares = gradient_shares(self.objective, self.classifier, training)
+            gradient, shares = gradient_shares(self.objective, self._see, training)
         wanted = labels.to(probability.device)
         diversity, limit = class_diversity(images.cpu(), labels)
         check = Check(
@@ -215,9 +238,10 @@ class Trainer:
         return all(bool(torch.isfinite(tensor).all()) for tensor in state)
 
     def _enough(self) -> bool:
+        wanted = self.config.stop_at
         last = self.inversion.checks[-self.config.patience :]
         return len(last) == self.config.patience and all(
-            check.accuracy >= self.config.stop_at for check in last
+            wanted is not None and check.accuracy >= wanted for check in last
         )
 
     def _save(self, step: int) -> None:
@@ -225,7 +249,7 @@ class Trainer:
             return
         state = {
             "step": step,
-            "generator": self.inversion.generator.state_dict(),
+            "inversion": self.inversion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "checks": [asdict(check) for check in self.inversion.checks],
@@ -238,11 +262,16 @@ class Trainer:
         state = self.fabric.broadcast(self.checkpoint.load_state() if first else None)  # type: ignore[union-attr]
         if state is None:
             return 0
-        self.inversion.generator.load_state_dict(state["generator"])
+        self.inversion.load_state_dict(state["inversion"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
         return int(state["step"])
+
+
+def member_starts(steps: int, members: int) -> list[int]:
+    """The step at which each member begins: the first has twice the time of the others."""
+    return [0, *(round(steps * (i + 1) / (members + 1)) for i in range(1, members))]
 
 
 def _diverged(what: str, step: int) -> DivergedError:
@@ -275,6 +304,11 @@ def _check_settings(config: InvertConfig, processes: int) -> None:
         raise PreimageError(
             f"expected steps, check_every and patience of at least 1, found {config.steps}, "
             f"{config.check_every} and {config.patience}; raise them"
+        )
+    if not 1 <= config.members <= max(1, config.steps - 1):
+        raise PreimageError(
+            f"expected from 1 member to fewer than the {config.steps} steps, found "
+            f"{config.members}; change --members or --steps"
         )
     if config.batch < 2 * processes or config.batch % processes:
         raise PreimageError(

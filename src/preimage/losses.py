@@ -1,89 +1,23 @@
-"""Loss terms, and the objective that sums them.
+"""The objective that sums weighted loss terms.
 
-The four of the paper ("Network Inversion and Its Applications", arXiv 2411.17777) are here, with
-its weights alpha to delta. A term is a pure function of a whole batch's
-:class:`~preimage.types.Sample`: a finite scalar, lower is better. An objective gives each a weight
-of at least 0. A new term is one function with the ``@term`` decorator, or any function named
-``package.module:function`` in the settings.
+An objective gives each term a weight of at least 0. The terms themselves are in `preimage.terms`,
+or any function named ``package.module:function`` in the settings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from preimage import terms as library
 from preimage.errors import PreimageError
 from preimage.plugins import import_attribute
+from preimage.terms import Term, paper
 from preimage.types import Sample
-
-Term = Callable[[Sample], Tensor]
-_TERMS: dict[str, Term] = {}
-
-
-def term(name: str) -> Callable[[Term], Term]:
-    """Register a term under `name`."""
-
-    def register(function: Term) -> Term:
-        _TERMS[name] = function
-        return function
-
-    return register
-
-
-def names() -> tuple[str, ...]:
-    """Names of the registered terms."""
-    return tuple(_TERMS)
-
-
-@term("kl")
-def kl_divergence(sample: Sample) -> Tensor:
-    """KL(target || softmax(logits)), mean over the batch, in nats (alpha).
-
-    At least 0, and 0 just where the classifier's distribution is the target.
-    """
-    log_probabilities = F.log_softmax(sample.prediction.logits, dim=1)
-    return F.kl_div(log_probabilities, sample.condition.target, reduction="batchmean")
-
-
-@term("ce")
-def cross_entropy(sample: Sample) -> Tensor:
-    """Cross-entropy of the logits with the label, mean over the batch, in nats (beta)."""
-    return F.cross_entropy(sample.prediction.logits, sample.condition.label)
-
-
-@term("cosine")
-def cosine_similarity(sample: Sample) -> Tensor:
-    """Mean cosine similarity of the features of different images, in [-1, 1] (gamma)."""
-    similarity = _gram(sample.prediction.features)
-    count = len(similarity)
-    if count < 2:
-        return similarity.sum() * 0.0
-    return (similarity.sum() - similarity.diagonal().sum()) / (count * (count - 1))
-
-
-@term("orthogonality")
-def orthogonality(sample: Sample) -> Tensor:
-    """||F F^T - I||^2 / (B (B - 1)), F the row-normalised features (B, D) (delta).
-
-    The paper's term without the division grows with the square of the batch; divided by the
-    number of pairs it is the mean squared cosine, in [0, 1], and a weight serves every batch size.
-    """
-    similarity = _gram(sample.prediction.features)
-    count = len(similarity)
-    if count < 2:
-        return similarity.sum() * 0.0
-    identity = torch.eye(count, device=similarity.device)
-    return (similarity - identity).square().sum() / (count * (count - 1))
-
-
-def _gram(features: Tensor) -> Tensor:
-    unit = F.normalize(features, dim=1)
-    return unit @ unit.T
 
 
 @dataclass(frozen=True)
@@ -145,6 +79,11 @@ class Objective:
                 f"expected every loss term once, found {', '.join(given)}; drop the repeated one"
             )
 
+    @property
+    def reads_layers(self) -> bool:
+        """Whether some term asks for ``sample.layers``."""
+        return any(library.reads_layers(item.term) for item in self.terms)
+
     def values(self, sample: Sample) -> dict[str, Tensor]:
         """Each term's value times its weight, by name."""
         return {item.name: item.weight * _scalar(item, sample) for item in self.terms}
@@ -157,10 +96,10 @@ class Objective:
 def paper_terms(alpha: float, beta: float, gamma: float, delta: float) -> list[WeightedTerm]:
     """The paper's four terms under its own names for the weights."""
     return [
-        WeightedTerm("kl", kl_divergence, alpha),
-        WeightedTerm("ce", cross_entropy, beta),
-        WeightedTerm("cosine", cosine_similarity, gamma),
-        WeightedTerm("orthogonality", orthogonality, delta),
+        WeightedTerm("kl", paper.kl_divergence, alpha),
+        WeightedTerm("ce", paper.cross_entropy, beta),
+        WeightedTerm("cosine", paper.cosine_similarity, gamma),
+        WeightedTerm("orthogonality", paper.orthogonality, delta),
     ]
 
 
@@ -179,11 +118,12 @@ def parse_term(text: str) -> WeightedTerm:
         raise PreimageError(
             f"expected a term as NAME=WEIGHT, found '{text}'; write for example cosine=0.1"
         )
-    if name in _TERMS:
-        return WeightedTerm(name, _TERMS[name], weight)
+    known = library.find(name)
+    if known is not None:
+        return WeightedTerm(name, known, weight)
     if ":" not in name:
         raise PreimageError(
-            f"expected a loss term out of {', '.join(names())} or package.module:function, "
+            f"expected a loss term out of {', '.join(library.names())} or package.module:function, "
             f"found '{name}'; correct its name"
         )
     function = import_attribute(name, "loss term")

@@ -51,7 +51,7 @@ class Condition(NamedTuple):
     planes: Tensor | None
     """(B, P, h, w), joins the feature map half-way; None where the scheme has none."""
 
-    def rows(self, index: slice) -> Condition:
+    def rows(self, index: slice | Tensor) -> Condition:
         """The condition of these rows of the batch."""
         return Condition(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
 
@@ -63,3 +63,7 @@ class Sample(NamedTuple):
     """(B, C, H, W) in [0, 1]."""
     condition: Condition
     prediction: Prediction
+    layers: tuple[Tensor, ...] = ()
+    """What enters the classifier's batch norms, first to last, each (B, C, ...) and standardised by
+    that layer's running statistics: over real images every channel has mean 0 and variance 1.
+    Filled in training when a term asks for it; empty for a classifier without batch norm."""

@@ -72,7 +72,8 @@ def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[st
 
 def _default_folder(command: Invert, classifier: Classifier) -> str:
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in classifier.name)
-    return f"runs/invert-{name}-{command.config.conditioning}-{command.config.seed}"
+    config = command.config
+    return f"runs/invert-{name}-{config.preset}-{config.conditioning}-{config.seed}"
 
 
 def _train(
@@ -122,7 +123,7 @@ def _rescue(folder: RunFolder, classifier: Classifier, config: InvertConfig) -> 
     if state is None:
         return
     inversion = Inversion(classifier.spec, classifier.class_names, config)
-    inversion.generator.load_state_dict(state["generator"])
+    inversion.load_state_dict(state["inversion"])
     folder.write(GENERATOR_FILE, inversion.to_bytes())
 
 
@@ -135,9 +136,9 @@ def _measure(
 ) -> Metrics:
     """Judge on the device that the inversion was trained on."""
     device = make_fabric(command.runtime).device
-    for network in (inversion.generator, classifier, judges.evaluator):
-        if network is not None:
-            network.to(device)
+    for movable in (inversion, classifier, judges.evaluator):
+        if movable is not None:
+            movable.to(device)
     return evaluate(
         inversion.sample,
         classifier,

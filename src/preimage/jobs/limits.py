@@ -29,6 +29,7 @@ def check_invert(config: InvertConfig, measure: Measure) -> None:
             "latent": (1, math.inf),
             "dropout": (0, 0.99),
             "steps": (1, math.inf),
+            "members": (1, math.inf),
             "batch": (2, math.inf),
             "check_every": (1, math.inf),
             "patience": (1, math.inf),
