@@ -16,10 +16,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python benchmarks/readme_tables.py --check
+	$(BIN)/python benchmarks/tables.py --check
 
 tables: $(READY)
-	$(BIN)/python benchmarks/readme_tables.py
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv runs

@@ -1,66 +1,43 @@
-"""Invert the bundled classifiers, several seeds each, and record all figures.
+"""Invert the bundled classifiers by every preset, several seeds each, and record all figures.
 
-    python benchmarks/inversion.py --datasets mnist gtsrb --seeds 0 1 2
+    python benchmarks/inversion.py --presets natural --datasets mnist gtsrb --seeds 0 1 2
 
-Every record is what ``preimage invert DATASET --seed SEED --json`` prints; records that are there
-already stay unless --again is given.
+Every record is what ``preimage invert DATASET --preset PRESET --seed SEED --json`` prints; records
+that are there already stay unless --again is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
+from common import DATASETS, RESULTS, SETTINGS, invert
+from preimage.config import PRESETS
 from preimage.records import merge_records, read_records
 
-RESULTS = Path(__file__).parents[1] / "results" / "inversion.json"
-KEYS = ("dataset", "preset", "conditioning", "dropout", "seed")
-FIELDS = (
-    *KEYS,
-    *("inversion_accuracy", "evaluator_accuracy", "confidence"),
-    *("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real"),
-    *("precision", "coverage", "student_accuracy", "seconds", "hardware"),
-)
+FILE = RESULTS / "inversion.json"
+COMMAND = "python benchmarks/inversion.py"
 
 
 def main() -> None:
     """Run what is asked for and is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--datasets", nargs="+", default=["mnist", "fashion_mnist", "cifar10", "gtsrb"]
-    )
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
+    parser.add_argument("--datasets", nargs="+", default=DATASETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
-    arguments = parser.parse_args()
-    command = "python benchmarks/inversion.py (each record: preimage invert DATASET --seed SEED)"
-    for seed in arguments.seeds:
-        for dataset in arguments.datasets:
-            there = {(r["dataset"], r["seed"]) for r in read_records(RESULTS)}
-            if (dataset, seed) in there and not arguments.again:
-                continue
-            record = measure(dataset, seed, arguments.keep)
-            merge_records(RESULTS, [record], KEYS, command)
-            print(json.dumps(record), flush=True)
-
-
-def measure(dataset: str, seed: int, keep: Path | None) -> dict[str, object]:
-    """One inversion in a process and a folder of its own."""
-    program = str(Path(sys.executable).with_name("preimage"))
-    with tempfile.TemporaryDirectory() as folder:
-        out = str((keep or Path(folder)) / f"{dataset}-{seed}")
-        done = subprocess.run(
-            [program, "invert", dataset, "--seed", str(seed), "--json", "--out", out],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    result = json.loads(done.stdout)
-    return {field: result[field] for field in FIELDS}
+    given = parser.parse_args()
+    for seed, preset, dataset in itertools.product(given.seeds, given.presets, given.datasets):
+        there = {(r["dataset"], r["preset"], r["seed"]) for r in read_records(FILE)}
+        if (dataset, preset, seed) in there and not given.again:
+            continue
+        keep = given.keep and given.keep / f"{dataset}-{preset}-{seed}"
+        record = invert([dataset, "--preset", preset, "--seed", str(seed)], keep)
+        merge_records(FILE, [record], SETTINGS, COMMAND)
+        print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":

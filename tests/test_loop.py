@@ -185,6 +185,14 @@ def test_wrong_settings_are_told(classifier, changes, sentence):
         invert(classifier, settings(**changes), runtime=CPU)
 
 
+def test_a_classifier_without_batch_norm_can_be_inverted_and_it_is_said(classifier):
+    config = settings(steps=100, terms=("batch-norm=1", "separation=1"), alpha=0.0)
+    with pytest.warns(UserWarning, match="shows no batch norm"):
+        inversion = invert(classifier, config, runtime=CPU)
+    assert inversion.checks[-1].accuracy > 0.9
+    assert inversion.checks[-1].shares["batch-norm"] == 0 < inversion.checks[-1].shares["ce"]
+
+
 def test_wrong_use_is_told(classifier, tmp_path):
     with pytest.raises(PreimageError, match="image shape"):
         invert(classifier.network, settings())

@@ -98,6 +98,14 @@ class Classifier(nn.Module):
             )
         return Prediction(logits.float(), features.flatten(1).float())
 
+    def batch_norms(self) -> list[_BatchNorm]:
+        """The network's batch norms that keep running statistics; none in an exported program."""
+        return [
+            module
+            for module in self.network.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        ]
+
     def observe(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:
         """Classify images, and tell what enters the batch norms on the way.
 
@@ -114,11 +122,7 @@ class Classifier(nn.Module):
         def remember(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             layers.append(_standardised(cast(_BatchNorm, norm), arguments[0]))
 
-        handles = [
-            module.register_forward_pre_hook(remember)
-            for module in self.network.modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
-        ]
+        handles = [norm.register_forward_pre_hook(remember) for norm in self.batch_norms()]
         try:
             return self(images), tuple(layers)
         finally:

@@ -28,7 +28,7 @@ class Noise(NamedTuple):
     keep: Tensor
     """(B, U), uniform in [0, 1): one number for every channel that dropout may switch off."""
     member: Tensor
-    """(B,), uniform in [0, 1): which of an inversion's generators draws the image."""
+    """(B,), in [0, 1): which of an inversion's generators draws the image."""
 
     def rows(self, index: slice | Tensor) -> Noise:
         """The noise of these rows of the batch."""
@@ -86,10 +86,10 @@ class Generator(nn.Module):
         self.keep_sizes = channels if config.dropout > 0 else [0] * len(channels)
 
     def noise(self, count: int, generator: torch.Generator) -> Noise:
-        """Draw what `count` images need, on the CPU."""
+        """Draw what `count` images need, on the CPU; whose turn it is stays to be said."""
         latent = torch.randn(count, self.latent_size, generator=generator)
         keep = torch.rand(count, sum(self.keep_sizes), generator=generator)
-        return Noise(latent, keep, torch.rand(count, generator=generator))
+        return Noise(latent, keep, torch.zeros(count))
 
     @torch.no_grad()
     def restart(self, generator: torch.Generator) -> None:

@@ -82,7 +82,9 @@ class Inversion:
 
     def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Noise, Condition]:
         """Everything that the generator needs for images of these labels (B,), on the CPU."""
-        return self.generator.noise(len(labels), random), self.scheme(labels, random)
+        noise = self.generator.noise(len(labels), random)
+        condition = self.scheme(labels, random)
+        return noise._replace(member=torch.rand(len(labels), generator=random)), condition
 
     def images(self, labels: Tensor, seed: int = 0) -> Tensor:
         """Draw one image for each label.

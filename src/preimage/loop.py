@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,6 +24,10 @@ from preimage.types import ImageSpec, Prediction, Sample
 
 _CHECK_IMAGES = 500
 _WARM_UP = 50
+_NO_PRIOR = (
+    "the classifier shows no batch norm, so nothing ties the inversions to its training data: the "
+    "term batch-norm is 0, and separation acts on pixels alone"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ def invert(
     fabric = make_fabric(runtime or Runtime())
     fabric.launch()
     _check_settings(config, fabric.world_size)
+    if objective.reads_layers and not classifier.batch_norms():
+        warnings.warn(_NO_PRIOR, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()

@@ -1,0 +1,93 @@
+"""Switch one thing at a time, and record what becomes of the figures.
+
+    python benchmarks/ablation.py --seeds 0 1 2 --datasets mnist
+
+Every variant is a command ``preimage invert DATASET ...``; see VARIANTS for what each adds. Those
+that start from the natural preset have a short run's steps, so compare them with each other only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+from common import RESULTS, SETTINGS, invert
+from preimage.conditioning import names as schemes
+from preimage.config import PRESETS
+from preimage.records import merge_records, read_records
+
+FILE = RESULTS / "ablation.json"
+SHORT = ("--preset", "natural", "--steps", "400", "--batch", "128", "--members", "3")
+PAPER = ("--preset", "paper")
+DROPOUTS = ("0", "0.1", "0.3", "0.5")
+
+
+def without(name: str) -> tuple[str, ...]:
+    """The natural preset's further terms but one."""
+    terms = PRESETS["natural"].terms
+    return ("--terms", *(term for term in terms if not term.startswith(f"{name}=")))
+
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "natural": SHORT,
+    **{
+        f"natural, {name} conditioning": (*SHORT, "--conditioning", name)
+        for name in schemes()
+        if name != PRESETS["natural"].conditioning
+    },
+    **{
+        f"natural without {name}": (*SHORT, *without(name))
+        for name in (term.partition("=")[0] for term in PRESETS["natural"].terms)
+    },
+    "natural, one member": (*SHORT, "--members", "1"),
+    **{
+        f"natural, dropout {rate}": (*SHORT, "--dropout", rate)
+        for rate in DROPOUTS
+        if float(rate) != PRESETS["natural"].generator.dropout
+    },
+    "paper, cross-entropy alone": (
+        *(*PAPER, "--conditioning", "label", "--dropout", "0"),
+        *("--alpha", "0", "--gamma", "0", "--delta", "0"),
+    ),
+    "paper, vector conditioning and dropout": (
+        *(*PAPER, "--conditioning", "vector", "--gamma", "0", "--delta", "0"),
+    ),
+    "paper": PAPER,
+    **{
+        f"paper, {name} conditioning": (*PAPER, "--conditioning", name)
+        for name in schemes()
+        if name != PRESETS["paper"].conditioning
+    },
+    "paper without kl": (*PAPER, "--alpha", "0"),
+    "paper without ce": (*PAPER, "--beta", "0"),
+    "paper without cosine": (*PAPER, "--gamma", "0"),
+    "paper without orthogonality": (*PAPER, "--delta", "0"),
+    **{
+        f"paper, dropout {rate}": (*PAPER, "--dropout", rate)
+        for rate in DROPOUTS
+        if float(rate) != PRESETS["paper"].generator.dropout
+    },
+}
+
+
+def main() -> None:
+    """Run what is asked for and is not recorded yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--datasets", nargs="+", default=["mnist", "cifar10"])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--again", action="store_true")
+    given = parser.parse_args()
+    for seed, dataset, variant in itertools.product(given.seeds, given.datasets, given.variants):
+        there = {(r["dataset"], r["variant"], r["seed"]) for r in read_records(FILE)}
+        if (dataset, variant, seed) in there and not given.again:
+            continue
+        record = invert([dataset, *VARIANTS[variant], "--seed", str(seed)])
+        record = {"variant": variant, **record}
+        merge_records(FILE, [record], ("variant", *SETTINGS), "python benchmarks/ablation.py")
+        print(json.dumps(record), flush=True)
+
+
+if __name__ == "__main__":
+    main()

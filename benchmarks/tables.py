@@ -1,0 +1,276 @@
+"""Write the tables in README.md anew from results/*.json.
+
+python benchmarks/tables.py           # write
+python benchmarks/tables.py --check   # exit 1 if README.md is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ablation import VARIANTS
+from preimage.config import PRESETS
+from preimage.files import write_atomic
+from preimage.records import Figure, Record, read_records, summarise
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/study.md")
+_BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+_TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "gtsrb": "GTSRB",
+    "svhn": "SVHN",
+    "cifar100": "CIFAR-100",
+}
+_SETTINGS = ("preset", "conditioning", "dropout")
+
+
+def main() -> None:
+    """Rewrite or check the documents."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for path in (ROOT / name for name in DOCUMENTS):
+        if not path.is_file():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = rewrite(before, ROOT / "results")
+        if check and after != before:
+            sys.exit(f"{path.name} is out of date: run python benchmarks/tables.py")
+        if after != before:
+            write_atomic(path, after.encode())
+
+
+def rewrite(text: str, results: Path) -> str:
+    """`text` with every marked block made from the results folder."""
+
+    def block(match: re.Match[str]) -> str:
+        file, table = TABLES[match[2]]
+        made = table(read_records(results / f"{file}.json"))
+        return f"{match[1]}{made or '*not measured yet*'}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table: the first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+_PERCENT = {
+    "inversion_accuracy": "inversion accuracy, %",
+    "evaluator_accuracy": "accuracy by the independent evaluator, %",
+    "confidence": "mean confidence, %",
+    "precision": "precision, %",
+    "coverage": "coverage, %",
+    "student_accuracy": "student's accuracy on real test images, %",
+}
+_PLAIN = {
+    "vendi_pixel": "Vendi score per class, pixels",
+    "vendi_pixel_share": "the same over that of real images",
+    "vendi_feature": "Vendi score per class, evaluator's features",
+    "vendi_feature_share": "the same over that of real images",
+    "seconds": "seconds to invert",
+}
+_ORDER = (
+    *("inversion_accuracy", "evaluator_accuracy", "confidence"),
+    *("vendi_pixel", "vendi_pixel_share", "vendi_feature", "vendi_feature_share"),
+    *("precision", "coverage", "student_accuracy", "seconds"),
+)
+
+
+def inversion_table(records: list[Record]) -> str:
+    """A column a data set: mean and deviation over the seeds."""
+    # other settings are another experiment: never averaged with these
+    groups = summarise(map(with_shares, records), ["dataset", *_SETTINGS], _ORDER)
+    groups.sort(key=_by_dataset)
+    rows = []
+    for field in _ORDER:
+        cells = [deviated(group[field], group["n"], _scale(field)) for group in groups]
+        rows.append([{**_PERCENT, **_PLAIN}[field], *cells])
+    rows.append(["seeds", *(str(group["n"]) for group in groups)])
+    return markdown(["", *_headings(groups)], rows) if groups else ""
+
+
+def of_preset(preset: str) -> Callable[[list[Record]], str]:
+    """The inversion table of one preset."""
+    return lambda records: inversion_table([r for r in records if r["preset"] == preset])
+
+
+def with_shares(record: Record) -> Record:
+    """The record with its Vendi scores over those of real images."""
+    shares = {}
+    for name in ("vendi_pixel", "vendi_feature"):
+        score, real = record.get(name), record.get(f"{name}_real")
+        shares[f"{name}_share"] = None if score is None or not real else score / real
+    return {**record, **shares}
+
+
+def _scale(field: str) -> int:
+    return 100 if field in _PERCENT else 1
+
+
+_COMPARED = {
+    "inversion_accuracy": "inversion accuracy, %",
+    "evaluator_accuracy": "evaluator, %",
+    "vendi_pixel_share": "Vendi, pixels, of real",
+    "vendi_feature_share": "Vendi, features, of real",
+    "coverage": "coverage, %",
+    "student_accuracy": "student, %",
+}
+
+
+def ablation_table(records: list[Record], dataset: str, chosen: Callable[[str], bool]) -> str:
+    """A row a variant of one data set, in the order that the benchmark runs them."""
+    mine = [r for r in records if r["dataset"] == dataset and chosen(r["variant"])]
+    groups = summarise(map(with_shares, mine), ["variant"], list(_COMPARED))
+    groups.sort(key=lambda group: _rank(group["variant"]))
+    rows = [
+        [
+            group["variant"],
+            *(deviated(group[field], group["n"], _scale(field)) for field in _COMPARED),
+            str(group["n"]),
+        ]
+        for group in groups
+    ]
+    return markdown(["variant", *_COMPARED.values(), "seeds"], rows) if groups else ""
+
+
+def _rank(variant: str) -> int:
+    return [*VARIANTS, variant].index(variant)
+
+
+_CHOICES: dict[str, Callable[[str], bool]] = {
+    "schemes": lambda name: name in ("natural", "paper") or "conditioning" in name,
+    "terms": lambda name: name in ("natural", "paper") or "without" in name or "member" in name,
+    "dropout": lambda name: name in ("natural", "paper") or ", dropout" in name,
+    "experiments": lambda name: (
+        name
+        in (*("paper, cross-entropy alone", "paper, vector conditioning and dropout", "paper"),)
+    ),
+}
+
+
+def peers_table(records: list[Record], dataset: str) -> str:
+    """A row a method: figures of its first images, and its pace at both counts."""
+    fields = [*_COMPARED, "images_per_second"]
+    mine = [with_shares(r) for r in records if r["dataset"] == dataset]
+    groups = summarise(mine, ["method", "images"], fields)
+    few = min((group["images"] for group in groups), default=0)
+    pace = {group["method"]: group for group in groups if group["images"] != few}
+    rows = [
+        [
+            group["method"],
+            *(deviated(group[field], group["n"], _scale(field)) for field in fields),
+            _pace(pace.get(group["method"])),
+            str(group["n"]),
+        ]
+        for group in groups
+        if group["images"] == few
+    ]
+    header = ["method", *_COMPARED.values(), "images a second, 1,000", "100,000", "seeds"]
+    return markdown(header, rows) if rows else ""
+
+
+def _pace(group: Record | None) -> str:
+    if group is None:
+        return "not measured"
+    return deviated(group["images_per_second"], group["n"], 1)
+
+
+def _headings(groups: Sequence[Record]) -> list[str]:
+    """The data sets' titles, with those settings that differ between the columns."""
+    differing = [name for name in _SETTINGS if len({group[name] for group in groups}) > 1]
+    return [
+        "<br>".join([_title(group), *(f"{name} {group[name]}" for name in differing)])
+        for group in groups
+    ]
+
+
+def _title(record: Record) -> str:
+    return _TITLES.get(record["dataset"], str(record["dataset"]))
+
+
+def _by_dataset(record: Record) -> int:
+    """Where a record stands: in the order of the titles, what has none last."""
+    return [*_TITLES, record["dataset"]].index(record["dataset"])
+
+
+def zoo_table(records: list[Record]) -> str:
+    """A row a classifier."""
+    order = sorted(records, key=lambda r: (_by_dataset(r), r["role"] != "target"))
+    rows = [
+        [
+            _title(r),
+            r["role"],
+            r["arch"],
+            f"{r['test_accuracy'] * 100:.2f}",
+            f"{r['parameters']:,}",
+        ]
+        for r in order
+    ]
+    return markdown(["data set", "role", "architecture", "test accuracy, %", "parameters"], rows)
+
+
+def speed_table(records: list[Record]) -> str:
+    """A row a data set and device."""
+    rows = [
+        [
+            _title(r),
+            r["device"],
+            f"{r['step_ms']:.0f}",
+            f"{r['unavoidable_ms']:.0f}",
+            f"{r['ratio']:.2f}",
+        ]
+        for r in sorted(records, key=lambda r: (_by_dataset(r), r["device"]))
+    ]
+    return markdown(["data set", "device", "step, ms", "unavoidable, ms", "ratio"], rows)
+
+
+def deviated(figure: Figure, n: int, scale: float) -> str:
+    """Mean and deviation, to as many digits as the figure's size asks for.
+
+    Args:
+        figure: over the `figure.values` of `n` records that have a value.
+        n: records.
+        scale: 100 for shares that are shown as percentages, else 1.
+    """
+    if figure.mean is None:
+        return "not measured"
+    digits = 0 if scale == 1 and figure.mean >= 100 else 2 if abs(figure.mean * scale) < 100 else 1
+    text = f"{figure.mean * scale:.{digits}f}"
+    if figure.deviation is not None:
+        text += f" ± {figure.deviation * scale:.{digits}f}"
+    return text if figure.values == n else f"{text} ({figure.values} of {n} seeds)"
+
+
+def _every(datasets: Sequence[str]) -> dict[str, tuple[str, Callable[[list[Any]], str]]]:
+    """The tables that there is one of for each data set."""
+    made: dict[str, tuple[str, Callable[[list[Any]], str]]] = {}
+    for dataset in datasets:
+        made[f"peers-{dataset}"] = ("peers", partial(peers_table, dataset=dataset))
+        for name, chosen in _CHOICES.items():
+            table = partial(ablation_table, dataset=dataset, chosen=chosen)
+            made[f"{name}-{dataset}"] = ("ablation", table)
+    return made
+
+
+TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
+    **{preset: ("inversion", of_preset(preset)) for preset in PRESETS},
+    **_every(tuple(_TITLES)),
+    "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),
+    "speed": ("speed", lambda records: speed_table(records) if records else ""),
+}
+"""By the name of the block: the file of results, and what makes the table of its records."""
+
+if __name__ == "__main__":
+    main()
