@@ -149,15 +149,41 @@ def _rank(variant: str) -> int:
     return [*VARIANTS, variant].index(variant)
 
 
+def _of(preset: str, *words: str) -> Callable[[str], bool]:
+    """Chooses the preset itself, and its variants that are named by one of the words."""
+    return lambda name: (
+        name == preset or (name.startswith(preset) and any(word in name for word in words))
+    )
+
+
+_EXPERIMENTS = ("paper, cross-entropy alone", "paper, vector conditioning and dropout", "paper")
 _CHOICES: dict[str, Callable[[str], bool]] = {
-    "schemes": lambda name: name in ("natural", "paper") or "conditioning" in name,
-    "terms": lambda name: name in ("natural", "paper") or "without" in name or "member" in name,
-    "dropout": lambda name: name in ("natural", "paper") or ", dropout" in name,
-    "experiments": lambda name: (
-        name
-        in (*("paper, cross-entropy alone", "paper, vector conditioning and dropout", "paper"),)
+    "experiments": lambda name: name in _EXPERIMENTS,
+    "schemes": _of("natural", " conditioning"),
+    "terms": _of("natural", "without", "member"),
+    "dropout": _of("natural", ", dropout"),
+    "paper-schemes": lambda name: (
+        name not in _EXPERIMENTS[:2] and _of("paper", " conditioning")(name)
     ),
+    "paper-terms": _of("paper", "without"),
+    "paper-dropout": _of("paper", ", dropout"),
 }
+
+
+def layers_table(records: list[Record]) -> str:
+    """A row a data set and source: the distance within a class at every layer."""
+    if not records:
+        return ""
+    depth = max(record["layer"] for record in records)
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for record in sorted(records, key=_by_dataset):
+        of_source = found.setdefault((_title(record), record["source"]), {})
+        of_source[record["layer"]] = record["same_class"]
+    rows = [
+        [*name, *(f"{at[layer]:.2f}" if layer in at else "" for layer in range(1, depth + 1))]
+        for name, at in found.items()
+    ]
+    return markdown(["data set", "images", *map(str, range(1, depth + 1))], rows)
 
 
 def peers_table(records: list[Record], dataset: str) -> str:
@@ -267,6 +293,7 @@ def _every(datasets: Sequence[str]) -> dict[str, tuple[str, Callable[[list[Any]]
 TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **{preset: ("inversion", of_preset(preset)) for preset in PRESETS},
     **_every(tuple(_TITLES)),
+    "layers": ("layers", layers_table),
     "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),
     "speed": ("speed", lambda records: speed_table(records) if records else ""),
 }

@@ -116,6 +116,16 @@ def test_separation_asks_less_of_deeper_layers():
     assert shallow > deep > 0
 
 
+def test_composition_sees_how_much_there_is_and_not_where():
+    images = torch.rand(4, 1, 8, 8, generator=stream("i"))
+    layer = torch.randn(1, 3, 4, 4, generator=stream("l")) * 3
+    moved = torch.cat([layer.roll(i, 3) for i in range(4)])
+    scaled = torch.cat([layer + i for i in range(4)])
+    assert float(repulsion.composition(of_one_class(images, (moved,)))) > 3
+    assert float(repulsion.composition(of_one_class(images, (scaled,)))) == 0
+    assert float(repulsion.composition(of_one_class(images))) == 0
+
+
 def test_the_vendi_term_bounds_the_vendi_score():
     random = stream("v")
     orthogonal = torch.eye(64)[:5].view(5, 1, 8, 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,10 +11,12 @@ from torch import Tensor
 from preimage.terms.registry import term
 from preimage.types import Sample
 
-FIRST_DISTANCE = 0.8
+FIRST_DISTANCE = 0.9
 """Wanted distance of two images of a class in pixels: 1 is that of two unrelated images."""
-LAST_DISTANCE = 0.4
+LAST_DISTANCE = 0.5
 """The same at the last batch norm, where real images of a class have become more alike."""
+POOLED_DISTANCE = 0.05
+"""Wanted distance of two images of a class in their channels' means over the image."""
 _LEAST = 1e-4
 
 
@@ -27,14 +31,22 @@ def separation(sample: Sample) -> Tensor:
     ``max(0, log(wanted / distance))``, at least 0: once a pair is far enough apart it is left
     alone, so that this pulls against the prior no more than it has to.
     """
-    same = _same_class(sample.condition.label)
     maps = [_standardised(sample.images), *sample.layers]
-    short = []
-    for i, values in enumerate(maps):
-        depth = i / max(1, len(maps) - 1)
-        wanted = FIRST_DISTANCE + (LAST_DISTANCE - FIRST_DISTANCE) * depth
-        short.append(F.relu((wanted / _distances(values).clamp_min(_LEAST)).log())[same])
-    return torch.cat(short).mean() if bool(same.any()) else sample.images.sum() * 0.0
+    step = (LAST_DISTANCE - FIRST_DISTANCE) / max(1, len(maps) - 1)
+    return _shortfall(sample, maps, [FIRST_DISTANCE + step * i for i in range(len(maps))])
+
+
+@term("composition", layers=True)
+def composition(sample: Sample) -> Tensor:
+    """How much more alike than wanted the images of a class are in what they are made of.
+
+    As :func:`separation`, of each layer's mean over the image: how much of every channel there is,
+    wherever it is. Images that differ only in where things are have a distance of 0 here; real
+    ones differ in light, colour and texture as well. :data:`POOLED_DISTANCE` is wanted in all
+    layers. At least 0, and 0 as well for a classifier without batch norm.
+    """
+    pooled = [layer.flatten(2).mean(2) for layer in sample.layers if layer.ndim > 2]
+    return _shortfall(sample, pooled, [POOLED_DISTANCE] * len(pooled))
 
 
 @term("vendi")
@@ -56,9 +68,22 @@ def _same_class(label: Tensor) -> Tensor:
     return (label[:, None] == label) & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
 
 
+def _shortfall(sample: Sample, maps: Sequence[Tensor], wanted: Sequence[float]) -> Tensor:
+    """Mean over maps and pairs of a class of ``max(0, log(wanted / distance))``."""
+    same = _same_class(sample.condition.label)
+    if not maps or not bool(same.any()):
+        return sample.images.sum() * 0.0
+    short = [
+        F.relu((least / _distances(values).clamp_min(_LEAST)).log())[same]
+        for values, least in zip(maps, wanted, strict=True)
+    ]
+    return torch.cat(short).mean()
+
+
 def _standardised(images: Tensor) -> Tensor:
-    # a batch of one flat colour has no scale: the floor keeps its gradient finite
-    return (images - images.mean()) / images.std().detach().clamp_min(1e-3)
+    # more contrast is no distance: the scale has a gradient too. A flat batch has none: the floor
+    variance = (images - images.mean()).square().mean()
+    return (images - images.mean()) / variance.clamp_min(1e-6).sqrt()
 
 
 def _distances(values: Tensor) -> Tensor:
