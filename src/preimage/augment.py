@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from preimage.config import Augmentation
+
+
+class Changes(NamedTuple):
+    """What was drawn for each image; None where the settings ask for no such change."""
+
+    flip: Tensor | None
+    """(B,) bool."""
+    affine: Tensor | None
+    """(B, 4), angle, size and both shifts, each uniform in [-1, 1)."""
+    shift: Tensor | None
+    """(B, 2), whole pixels from 0 to twice the largest shift."""
+    contrast: Tensor | None
+    """(B, 2), contrast and brightness, each uniform in [-1, 1)."""
+
+    def rows(self, index: slice) -> Changes:
+        """The changes of these rows of the batch."""
+        return Changes(*(None if part is None else part[index] for part in self))
+
+
+def draw_changes(count: int, settings: Augmentation, generator: torch.Generator) -> Changes:
+    """Draw changes for `count` images, on the CPU."""
+    turned = bool(settings.rotate or settings.scale)
+    flip = torch.rand(count, generator=generator) < 0.5 if settings.flip else None
+    affine = torch.rand(4, count, generator=generator).T * 2 - 1 if turned else None
+    moved = None
+    if settings.shift and not turned:
+        moved = torch.randint(0, 2 * settings.shift + 1, (2, count), generator=generator).T
+    contrast = None
+    if settings.contrast:
+        contrast = torch.rand(2, count, 1, 1, 1, generator=generator).flatten(1).T * 2 - 1
+    return Changes(flip, affine, moved, contrast)
 
 
 def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -22,43 +54,48 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     Returns:
         (B, C, H, W) in [0, 1], on the device of `images`.
     """
-    if settings.flip:
-        images = _flip(images, generator)
-    if settings.rotate or settings.scale:
-        images = _affine(images, settings, generator)
-    elif settings.shift:
-        images = shift(images, settings.shift, generator)
-    if settings.contrast:
-        images = _contrast(images, settings.contrast, generator)
+    return apply_changes(images, settings, draw_changes(len(images), settings, generator))
+
+
+def apply_changes(images: Tensor, settings: Augmentation, changes: Changes) -> Tensor:
+    """The images (B, C, H, W), changed as was drawn, with gradients."""
+    if changes.flip is not None:
+        chosen = changes.flip.to(images.device)[:, None, None, None]
+        images = torch.where(chosen, images.flip(3), images)
+    if changes.affine is not None:
+        images = _affine(images, settings, changes.affine)
+    if changes.shift is not None:
+        images = _moved(images, settings.shift, changes.shift)
+    if changes.contrast is not None:
+        images = _contrast(images, settings.contrast, changes.contrast)
     return images
 
 
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Move each image by up to `pixels` whole pixels in both directions, zeros flowing in."""
+    return augment(images, Augmentation(shift=pixels), generator)
+
+
+def _moved(images: Tensor, pixels: int, offset: Tensor) -> Tensor:
     batch, _, height, width = images.shape
-    offset = torch.randint(0, 2 * pixels + 1, (2, batch), generator=generator).to(images.device)
-    rows = offset[0, :, None] + torch.arange(height, device=images.device)
-    columns = offset[1, :, None] + torch.arange(width, device=images.device)
+    offset = offset.to(images.device)
+    rows = offset[:, :1] + torch.arange(height, device=images.device)
+    columns = offset[:, 1:] + torch.arange(width, device=images.device)
     padded = F.pad(images, (pixels,) * 4)
     index = torch.arange(batch, device=images.device)[:, None, None]
     # indexing three of four axes moves channels to the end: (B, H, W, C)
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(3), images)
-
-
-def _affine(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def _affine(images: Tensor, settings: Augmentation, draw: Tensor) -> Tensor:
     """Rotation, change of size and shift in one bilinear resampling."""
-    batch, _, height, width = images.shape
-    draw = torch.rand(4, batch, generator=generator) * 2 - 1
-    angle = draw[0] * math.radians(settings.rotate)
-    size = 1 + draw[1] * settings.scale
+    height, width = images.shape[2:]
+    angle = draw[:, 0] * math.radians(settings.rotate)
+    size = 1 + draw[:, 1] * settings.scale
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
     aspect = height / width
-    move_x, move_y = draw[2] * 2 * settings.shift / width, draw[3] * 2 * settings.shift / height
+    move_x = draw[:, 2] * 2 * settings.shift / width
+    move_y = draw[:, 3] * 2 * settings.shift / height
     theta = torch.stack(
         [
             torch.stack([cos, -sin * aspect, move_x], dim=1),
@@ -70,7 +107,7 @@ def _affine(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def _contrast(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    draw = (torch.rand(2, len(images), 1, 1, 1, generator=generator) * 2 - 1).to(images.device)
+def _contrast(images: Tensor, most: float, draw: Tensor) -> Tensor:
+    contrast, brightness = draw.to(images.device).T[..., None, None, None]
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) * (1 + most * draw[0]) + mean * (1 + most * draw[1])).clamp(0, 1)
+    return ((images - mean) * (1 + most * contrast) + mean * (1 + most * brightness)).clamp(0, 1)

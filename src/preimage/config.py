@@ -120,8 +120,11 @@ class InvertConfig:
     """Weight of the mean cosine similarity of features."""
     delta: float = 0.5
     """Weight of the orthogonality of features."""
+    view: Augmentation = field(default_factory=lambda: Augmentation(shift=0))
+    """Random changes that an image must bear: the classifier sees it changed in each step."""
     terms: tuple[str, ...] = ()
-    """Further loss terms as NAME=WEIGHT; NAME is batch-norm, smoothness, separation, vendi or
+    """Further loss terms as NAME=WEIGHT; NAME is batch-norm, smoothness,
+    separation, composition, vendi or
     package.module:function."""
     steps: int = 800
     """Training steps at most, over all members together."""
@@ -144,12 +147,13 @@ PRESETS: dict[str, InvertConfig] = {
         preset="natural",
         conditioning="vector",
         generator=GeneratorConfig(dropout=0.1),
-        members=10,
+        members=8,
         alpha=0.0,
-        beta=2.0,
+        beta=5.0,
         gamma=0.0,
         delta=0.0,
-        terms=("batch-norm=50", "separation=2", "vendi=0.3"),
+        view=Augmentation(shift=1, rotate=8, scale=0.08),
+        terms=("batch-norm=150", "separation=3", "composition=1"),
         steps=2000,
         batch=256,
         lr=4e-3,
@@ -160,14 +164,14 @@ PRESETS: dict[str, InvertConfig] = {
         preset="explore",
         conditioning="vector",
         generator=GeneratorConfig(dropout=0.1),
+        members=8,
         alpha=0.0,
-        beta=2.0,
+        beta=5.0,
         gamma=0.0,
         delta=0.0,
-        terms=("vendi=1",),
-        steps=600,
-        batch=256,
-        lr=4e-3,
+        terms=("vendi=2",),
+        steps=900,
+        check_every=100,
         stop_at=None,
     ),
     "paper": InvertConfig(),

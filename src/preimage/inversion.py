@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
 from preimage.conditioning import make_scheme
-from preimage.config import GeneratorConfig, InvertConfig
+from preimage.config import Augmentation, GeneratorConfig, InvertConfig
 from preimage.diagnostics import Check
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
@@ -225,6 +225,7 @@ def config_from_dict(values: dict[str, Any]) -> InvertConfig:
     """Settings from what JSON made of them."""
     values = dict(values)
     values["generator"] = GeneratorConfig(**values["generator"])
+    values["view"] = Augmentation(**values["view"])
     values["terms"] = tuple(values["terms"])
     return InvertConfig(**values)
 

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from preimage.augment import apply_changes, draw_changes
 from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import PRESETS, InvertConfig, Runtime
@@ -19,7 +20,7 @@ from preimage.distributed import gather, share_batch_norm
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.losses import Objective, paper_terms, parse_term
-from preimage.runtime import make_fabric, stream
+from preimage.runtime import channels_last, make_fabric, stream
 from preimage.types import ImageSpec, Prediction, Sample
 
 _CHECK_IMAGES = 500
@@ -201,8 +202,11 @@ class Trainer:
         noise, condition = (part.rows(mine) for part in inputs)
         noise, condition = self.fabric.to_device((noise, condition))
         images = self.model(noise, condition)
+        view = self.config.view
+        changes = draw_changes(self.config.batch, view, random).rows(mine)
+        seen = channels_last(apply_changes(images, view, changes))
         with self.fabric.autocast():
-            sample = Sample(images, condition, *self._see(images))
+            sample = Sample(images, condition, *self._see(seen))
         return gather(self.fabric, sample)
 
     def _see(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:

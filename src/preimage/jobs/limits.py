@@ -13,6 +13,12 @@ _ABOVE_ZERO = 1e-12
 _SEED = 2**63 - 1
 
 Range = tuple[float, float]
+_AUGMENTATION: dict[str, Range] = {
+    "shift": (0, math.inf),
+    "rotate": (0, 360),
+    "scale": (0, 0.9),
+    "contrast": (0, 1),
+}
 
 
 def check_invert(config: InvertConfig, measure: Measure) -> None:
@@ -21,10 +27,12 @@ def check_invert(config: InvertConfig, measure: Measure) -> None:
     Raises:
         PreimageError: naming the first that is.
     """
-    values = {**vars(config), **vars(config.generator), "samples": measure.samples}
+    view = vars(config.view)
+    values = {**vars(config), **vars(config.generator), **view, "samples": measure.samples}
     _check(
         values,
         {
+            **_AUGMENTATION,
             "width": (1, math.inf),
             "latent": (1, math.inf),
             "dropout": (0, 0.99),
@@ -57,10 +65,7 @@ def check_train(config: TrainConfig) -> None:
             "batch": (2, math.inf),
             "lr": (_ABOVE_ZERO, math.inf),
             "weight_decay": (0, math.inf),
-            "shift": (0, math.inf),
-            "rotate": (0, 360),
-            "scale": (0, 0.9),
-            "contrast": (0, 1),
+            **_AUGMENTATION,
             "seed": (-_SEED, _SEED),
         },
     )
