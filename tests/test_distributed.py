@@ -8,7 +8,7 @@ import socket
 import torch
 import torch.multiprocessing as mp
 
-from preimage.config import GeneratorConfig, InvertConfig, Runtime
+from preimage.config import Augmentation, GeneratorConfig, InvertConfig, Runtime
 from preimage.loop import invert
 from preimage.terms.paper import cosine_similarity
 from preimage.types import ImageSpec, Prediction
@@ -28,6 +28,7 @@ def run(processes: int, steps: int):
         delta=2.0,
         terms=("batch-norm=2", "separation=2", "vendi=1"),
         members=2,
+        view=Augmentation(flip=True, shift=1, rotate=10, contrast=0.2),
     )
     runtime = Runtime(accelerator="cpu", devices=processes, precision="32-true")
     return invert(network, config, image=(1, 12, 12), runtime=runtime)
