@@ -90,6 +90,9 @@ class GeneratorConfig:
     """Channels at full resolution; they double with every halving, up to eightfold."""
     dropout: float = 0.3
     """Share of channels switched off after every stage, while training and while sampling."""
+    stretch: float = 0.0
+    """How far the last sigmoid reaches beyond [0, 1] before it is cut there: above 0, pixels that
+    are quite black or white, as real ones often are, need no extreme numbers."""
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,15 @@ PRESETS: dict[str, InvertConfig] = {
     "natural": InvertConfig(
         preset="natural",
         conditioning="vector",
-        generator=GeneratorConfig(dropout=0.1),
-        members=8,
+        generator=GeneratorConfig(dropout=0.1, stretch=0.1),
+        members=3,
         alpha=0.0,
         beta=5.0,
         gamma=0.0,
         delta=0.0,
-        view=Augmentation(shift=1, rotate=8, scale=0.08),
+        view=Augmentation(shift=2),
         terms=("batch-norm=150", "separation=3", "composition=1"),
-        steps=2000,
+        steps=1500,
         batch=256,
         lr=4e-3,
         check_every=100,
@@ -163,14 +166,15 @@ PRESETS: dict[str, InvertConfig] = {
     "explore": InvertConfig(
         preset="explore",
         conditioning="vector",
-        generator=GeneratorConfig(dropout=0.1),
-        members=8,
+        generator=GeneratorConfig(dropout=0.1, stretch=0.1),
         alpha=0.0,
-        beta=5.0,
+        beta=2.0,
         gamma=0.0,
         delta=0.0,
-        terms=("vendi=2",),
-        steps=900,
+        terms=("batch-norm=2", "vendi=2"),
+        steps=800,
+        batch=256,
+        lr=4e-3,
         check_every=100,
         stop_at=None,
     ),

@@ -82,6 +82,7 @@ class Generator(nn.Module):
             planes = scheme.plane_count if i == self.joint else 0
             self.stages.append(_Stage(channels[i], planes, channels[i + 1], size, config.dropout))
         self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
+        self.stretch = config.stretch
         self.latent_size = config.latent
         self.keep_sizes = channels if config.dropout > 0 else [0] * len(channels)
 
@@ -109,7 +110,17 @@ class Generator(nn.Module):
         x = self.first(x.contiguous(memory_format=torch.channels_last), keep[0])
         for i, stage in enumerate(self.stages):
             x = stage(x, condition.planes if i == self.joint else None, keep[i + 1])
-        return self.last(x).float().sigmoid()
+        return _bounded(self.last(x).float(), self.stretch)
+
+
+def _bounded(values: Tensor, stretch: float) -> Tensor:
+    """A sigmoid that reaches beyond [0, 1] by `stretch`, cut there.
+
+    The stretched sigmoid of Louizos et al. 2018 ("Learning Sparse Neural Networks", section 2.2).
+    The cut has the gradient of the identity, so that no pixel is stuck.
+    """
+    reached = values.sigmoid() * (1 + 2 * stretch) - stretch
+    return reached + (reached.clamp(0, 1) - reached).detach()
 
 
 class _Stage(nn.Module):

@@ -36,6 +36,7 @@ def check_invert(config: InvertConfig, measure: Measure) -> None:
             "width": (1, math.inf),
             "latent": (1, math.inf),
             "dropout": (0, 0.99),
+            "stretch": (0, 1),
             "steps": (1, math.inf),
             "members": (1, math.inf),
             "batch": (2, math.inf),
