@@ -55,7 +55,8 @@ def measured(
     own = torch.eye(len(labels), dtype=torch.bool)
     found = []
     for number, layer in enumerate(layers):
-        rows = layer.flatten(1).double()
+        scaled = layer.values / layer.std.view(1, -1, *(1 for _ in layer.values.shape[2:]))
+        rows = scaled.flatten(1).double()
         distance = torch.cdist(rows, rows).square() / (2 * rows.shape[1])
         found.append(
             {

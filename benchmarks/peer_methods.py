@@ -114,9 +114,9 @@ def _statistics(images: Tensor, labels: Tensor, classifier: Classifier) -> Tenso
     prediction, layers = classifier.observe(images)
     feature = torch.zeros(())
     for layer in layers:
-        axes = [0, *range(2, layer.ndim)]
-        variance, mean = torch.var_mean(layer.float(), axes)
-        feature = feature + mean.norm() + (variance - 1).norm()
+        axes = [0, *range(2, layer.values.ndim)]
+        variance, mean = torch.var_mean(layer.values.float(), axes)
+        feature = feature + (mean - layer.mean).norm() + (variance - layer.std.square()).norm()
     image = 2.5e-5 * _variation(images) + 3e-8 * images.norm()
     return F.cross_entropy(prediction.logits, labels) + image + feature
 

@@ -23,7 +23,7 @@ from preimage.sources import load_classifier
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 from preimage.zoo.architectures import build
 from preimage.zoo.architectures import names as architectures
-from tiny import draw_sample
+from tiny import draw_sample, standard
 
 SPECS = [
     ImageSpec(1, 8, 8),
@@ -158,7 +158,8 @@ def test_dropout_stays_on_while_sampling():
 @pytest.mark.parametrize("name", terms.names())
 def test_terms_are_finite_at_extremes(name, scale):
     sample = draw_sample()
-    inputs = [part.mul(scale).requires_grad_() for part in (*sample.prediction, *sample.layers)]
+    parts = (*sample.prediction, *(layer.values for layer in sample.layers))
+    inputs = [part.mul(scale).requires_grad_() for part in parts]
     images = sample.images.mul(min(1.0, abs(scale))).requires_grad_()
     value = terms.find(name)(rebuilt(sample, images, *inputs))
     assert value.ndim == 0 and torch.isfinite(value)
@@ -167,7 +168,9 @@ def test_terms_are_finite_at_extremes(name, scale):
 
 
 def rebuilt(sample, images, logits, features, *layers) -> Sample:
-    return Sample(images, sample.condition, Prediction(logits, features), layers)
+    return Sample(
+        images, sample.condition, Prediction(logits, features), tuple(map(standard, layers))
+    )
 
 
 @pytest.mark.parametrize("name", terms.names())
@@ -175,7 +178,7 @@ def test_gradients_agree_with_finite_differences(name):
     sample = draw_sample(batch=5)
     condition = sample.condition._replace(target=sample.condition.target.double())
     sample = sample._replace(condition=condition)
-    parts = (sample.images, *sample.prediction, *sample.layers)
+    parts = (sample.images, *sample.prediction, *(layer.values for layer in sample.layers))
     inputs = [part.double().requires_grad_() for part in parts]
     assert torch.autograd.gradcheck(
         lambda *given: terms.find(name)(rebuilt(sample, *given)), inputs
@@ -191,13 +194,13 @@ def test_the_order_of_the_batch_does_not_matter_and_nothing_is_changed(name):
         sample.images[order],
         sample.condition.rows(order),
         Prediction(*(part[order] for part in sample.prediction)),
-        tuple(part[order] for part in sample.layers),
+        tuple(layer._replace(values=layer.values[order]) for layer in sample.layers),
     )
     term = terms.find(name)
     torch.testing.assert_close(term(shuffled), term(sample))
     for one, other in zip(
-        (sample.images, *sample.prediction, *sample.layers),
-        (before.images, *before.prediction, *before.layers),
+        (sample.images, *sample.prediction, *(layer.values for layer in sample.layers)),
+        (before.images, *before.prediction, *(layer.values for layer in before.layers)),
         strict=True,
     ):
         assert torch.equal(one, other)

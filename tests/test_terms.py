@@ -14,7 +14,7 @@ from preimage.runtime import stream
 from preimage.terms import prior, repulsion
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
-from tiny import draw_sample
+from tiny import draw_sample, standard
 
 SPEC = ImageSpec(1, 12, 12)
 
@@ -47,8 +47,9 @@ def test_layers_of_the_training_images_are_standard():
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert len(layers) == norms > 2
     for layer in layers:
-        assert layer.mean((0, 2, 3)).abs().max() < 1e-3
-        assert (layer.var((0, 2, 3)) - 1).abs().max() < 0.02
+        variance, mean = torch.var_mean(layer.values, (0, 2, 3))
+        torch.testing.assert_close(mean, layer.mean, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(variance.sqrt(), layer.std, atol=1e-3, rtol=2e-2)
     sample = draw_sample(64)._replace(layers=layers)
     assert 0 <= float(prior.batch_norm(sample)) < 1e-3
     with torch.no_grad():
@@ -74,7 +75,7 @@ def test_a_classifier_without_batch_norm_shows_no_layers(arch):
 
 def test_the_prior_is_the_divergence_of_two_normal_distributions():
     layer = torch.randn(4000, 3, generator=stream("l")).double() * 2 + 0.5
-    sample = draw_sample()._replace(layers=(layer,))
+    sample = draw_sample()._replace(layers=(standard(layer),))
     mean, variance = layer.mean(0), layer.var(0, correction=0)
     wanted = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, variance.sqrt()),
@@ -109,10 +110,10 @@ def test_separation_leaves_images_of_different_classes_alone():
 
 
 def test_separation_asks_less_of_deeper_layers():
-    copies = torch.zeros(4, 2, 3, 3)
+    copies, apart = standard(torch.zeros(4, 2, 3, 3)), standard(torch.randn(4, 9) * 9)
     images = torch.rand(4, 1, 8, 8, generator=stream("i"))
-    shallow = float(repulsion.separation(of_one_class(images, (copies, torch.randn(4, 9) * 9))))
-    deep = float(repulsion.separation(of_one_class(images, (torch.randn(4, 9) * 9, copies))))
+    shallow = float(repulsion.separation(of_one_class(images, (copies, apart))))
+    deep = float(repulsion.separation(of_one_class(images, (apart, copies))))
     assert shallow > deep > 0
 
 
@@ -121,8 +122,8 @@ def test_composition_sees_how_much_there_is_and_not_where():
     layer = torch.randn(1, 3, 4, 4, generator=stream("l")) * 3
     moved = torch.cat([layer.roll(i, 3) for i in range(4)])
     scaled = torch.cat([layer + i for i in range(4)])
-    assert float(repulsion.composition(of_one_class(images, (moved,)))) > 3
-    assert float(repulsion.composition(of_one_class(images, (scaled,)))) == 0
+    assert float(repulsion.composition(of_one_class(images, (standard(moved),)))) > 3
+    assert float(repulsion.composition(of_one_class(images, (standard(scaled),)))) == 0
     assert float(repulsion.composition(of_one_class(images))) == 0
 
 

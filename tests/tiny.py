@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from preimage.conditioning import make_scheme
-from preimage.types import Prediction, Sample
+from preimage.types import Layer, Prediction, Sample
 
 CLASSES, SIDE = 3, 8
 IMAGE = ("--image", "1", str(SIDE), str(SIDE))
@@ -137,6 +137,12 @@ class Memory:
         self.state = copy.deepcopy(state)
 
 
+def standard(values):
+    """A layer whose running statistics are 0 and 1."""
+    channels = values.shape[1]
+    return Layer(values, torch.zeros(channels), torch.ones(channels))
+
+
 def draw_sample(batch=12, classes=4, features=7):
     """A sample of random numbers."""
     random = torch.Generator().manual_seed(1)
@@ -146,5 +152,7 @@ def draw_sample(batch=12, classes=4, features=7):
         torch.randn(batch, classes, generator=random),
         torch.randn(batch, features, generator=random),
     )
-    layers = tuple(torch.randn(batch, *size, generator=random) for size in ((3, 4, 4), (5, 2, 2)))
+    layers = tuple(
+        standard(torch.randn(batch, *size, generator=random)) for size in ((3, 4, 4), (5, 2, 2))
+    )
     return Sample(torch.rand(batch, 1, 8, 8, generator=random), condition, prediction, layers)

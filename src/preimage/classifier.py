@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from preimage.errors import PreimageError
-from preimage.types import ImageSpec, Prediction
+from preimage.types import ImageSpec, Layer, Prediction
 from preimage.zoo.architectures import check_problem
 
 
@@ -106,21 +106,21 @@ class Classifier(nn.Module):
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         ]
 
-    def observe(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:
+    def observe(self, images: Tensor) -> tuple[Prediction, tuple[Layer, ...]]:
         """Classify images, and tell what enters the batch norms on the way.
 
         Args:
             images: (B, C, H, W) in [0, 1].
 
         Returns:
-            The prediction, and for each batch norm that keeps running statistics its input
-            (B, C, ...), standardised by them, in the order of their running. None of these where
-            the network has no such layer, or hides it as a compiled or exported program does.
+            The prediction, and for each batch norm that keeps running statistics its input and
+            these, in the order of their running. None of them where the network has no such
+            layer, or hides it as an exported program does.
         """
-        layers: list[Tensor] = []
+        layers: list[Layer] = []
 
         def remember(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            layers.append(_standardised(cast(_BatchNorm, norm), arguments[0]))
+            layers.append(_layer(cast(_BatchNorm, norm), arguments[0]))
 
         handles = [norm.register_forward_pre_hook(remember) for norm in self.batch_norms()]
         try:
@@ -203,11 +203,9 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
             parameter.requires_grad_(requires)
 
 
-def _standardised(norm: _BatchNorm, values: Tensor) -> Tensor:
+def _layer(norm: _BatchNorm, values: Tensor) -> Layer:
     assert norm.running_mean is not None and norm.running_var is not None
-    shape = (1, -1, *(1 for _ in values.shape[2:]))
-    scale = (norm.running_var + norm.eps).rsqrt()
-    return (values - norm.running_mean.view(shape)) * scale.view(shape)
+    return Layer(values, norm.running_mean, (norm.running_var + norm.eps).sqrt())
 
 
 def _device(module: nn.Module) -> torch.device:

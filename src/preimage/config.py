@@ -157,7 +157,7 @@ PRESETS: dict[str, InvertConfig] = {
         delta=0.0,
         view=Augmentation(shift=2),
         terms=("batch-norm=150", "separation=3", "composition=1"),
-        steps=1500,
+        steps=1200,
         batch=256,
         lr=4e-3,
         check_every=100,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from preimage.diversity import vendi
 from preimage.losses import Objective
-from preimage.types import Prediction, Sample
+from preimage.types import Layer, Prediction, Sample
 
 COLLAPSED = 1.5
 """Fewer effective images per class than this is a collapse."""
@@ -59,7 +59,7 @@ class Check:
 
 def gradient_shares(
     objective: Objective,
-    see: Callable[[Tensor], tuple[Prediction, tuple[Tensor, ...]]],
+    see: Callable[[Tensor], tuple[Prediction, tuple[Layer, ...]]],
     sample: Sample,
 ) -> tuple[float, dict[str, float]]:
     """How hard each term pulls at the images.

@@ -60,7 +60,8 @@ def gather(fabric: Fabric, sample: Sample) -> Sample:
         return sample
     condition = Condition(*(None if part is None else _whole(part) for part in sample.condition))  # type: ignore[arg-type]
     prediction = Prediction(*map(_whole, sample.prediction))
-    layers = tuple(map(_whole, sample.layers))
+    # half precision is not a type that every backend can gather
+    layers = tuple(part._replace(values=_whole(part.values.float())) for part in sample.layers)
     return Sample(_whole(sample.images), condition, prediction, layers)
 
 

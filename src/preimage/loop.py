@@ -21,7 +21,7 @@ from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.losses import Objective, paper_terms, parse_term
 from preimage.runtime import channels_last, make_fabric, stream
-from preimage.types import ImageSpec, Prediction, Sample
+from preimage.types import ImageSpec, Layer, Prediction, Sample
 
 _CHECK_IMAGES = 500
 _WARM_UP = 50
@@ -209,7 +209,7 @@ class Trainer:
             sample = Sample(images, condition, *self._see(seen))
         return gather(self.fabric, sample)
 
-    def _see(self, images: Tensor) -> tuple[Prediction, tuple[Tensor, ...]]:
+    def _see(self, images: Tensor) -> tuple[Prediction, tuple[Layer, ...]]:
         """The classifier's answer, with its layers when a term wants them."""
         if self.objective.reads_layers:
             return self.classifier.observe(images)

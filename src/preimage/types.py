@@ -56,6 +56,17 @@ class Condition(NamedTuple):
         return Condition(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
 
 
+class Layer(NamedTuple):
+    """What enters one of a classifier's batch norms, and what it was over the real images."""
+
+    values: Tensor
+    """(B, C, ...), in whatever precision the classifier works."""
+    mean: Tensor
+    """(C,), the running mean."""
+    std: Tensor
+    """(C,), the root of the running variance."""
+
+
 class Sample(NamedTuple):
     """Generated images, what was asked for and what the classifier says of them."""
 
@@ -63,7 +74,6 @@ class Sample(NamedTuple):
     """(B, C, H, W) in [0, 1]."""
     condition: Condition
     prediction: Prediction
-    layers: tuple[Tensor, ...] = ()
-    """What enters the classifier's batch norms, first to last, each (B, C, ...) and standardised by
-    that layer's running statistics: over real images every channel has mean 0 and variance 1.
-    Filled in training when a term asks for it; empty for a classifier without batch norm."""
+    layers: tuple[Layer, ...] = ()
+    """What enters the classifier's batch norms, first to last. Filled in training when a term asks
+    for it; empty for a classifier without batch norm."""

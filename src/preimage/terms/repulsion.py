@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preimage.terms.prior import wide
 from preimage.terms.registry import term
-from preimage.types import Sample
+from preimage.types import Layer, Sample
 
 FIRST_DISTANCE = 0.9
 """Wanted distance of two images of a class in pixels: 1 is that of two unrelated images."""
@@ -31,7 +32,7 @@ def separation(sample: Sample) -> Tensor:
     ``max(0, log(wanted / distance))``, at least 0: once a pair is far enough apart it is left
     alone, so that this pulls against the prior no more than it has to.
     """
-    maps = [_standardised(sample.images), *sample.layers]
+    maps = [_standardised(sample.images), *map(_scaled, sample.layers)]
     step = (LAST_DISTANCE - FIRST_DISTANCE) / max(1, len(maps) - 1)
     return _shortfall(sample, maps, [FIRST_DISTANCE + step * i for i in range(len(maps))])
 
@@ -45,7 +46,11 @@ def composition(sample: Sample) -> Tensor:
     ones differ in light, colour and texture as well. :data:`POOLED_DISTANCE` is wanted in all
     layers. At least 0, and 0 as well for a classifier without batch norm.
     """
-    pooled = [layer.flatten(2).mean(2) for layer in sample.layers if layer.ndim > 2]
+    pooled = [
+        wide(layer.values.movedim(1, -1).flatten(1, -2)).mean(1) / layer.std
+        for layer in sample.layers
+        if layer.values.ndim > 2
+    ]
     return _shortfall(sample, pooled, [POOLED_DISTANCE] * len(pooled))
 
 
@@ -86,8 +91,15 @@ def _standardised(images: Tensor) -> Tensor:
     return (images - images.mean()) / variance.clamp_min(1e-6).sqrt()
 
 
+def _scaled(layer: Layer) -> Tensor:
+    """Activations over their standard deviation, channels last; a mean is no part of a distance."""
+    return layer.values.movedim(1, -1) / layer.std.to(layer.values.dtype)
+
+
 def _distances(values: Tensor) -> Tensor:
     """Mean squared differences over 2 of all pairs of rows, (B, B)."""
     rows = values.flatten(1)
-    square = rows.square().mean(1)
-    return (square[:, None] + square - 2 * (rows @ rows.T) / rows.shape[1]) / 2
+    # in the values' own precision: half of it is quick, and exact enough for a distance near 1
+    products = wide(rows @ rows.T) / rows.shape[1]
+    square = products.diagonal()
+    return (square[:, None] + square) / 2 - products
