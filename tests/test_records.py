@@ -167,3 +167,78 @@ def test_inversion_table_shows_deviation_over_seeds(tables):
     assert "| inversion accuracy, % | 60.00 ± 14.14 |" in table
     assert "| student's accuracy on real test images, % | not measured |" in table
     assert "| seeds | 2 |" in table
+
+
+def test_a_presets_table_leaves_the_others_out_and_shows_the_share_of_real(tables):
+    records = [
+        inversion_record(seed=0, preset="natural", vendi_pixel=3.0),
+        inversion_record(seed=0, preset="paper", vendi_pixel=1.0),
+    ]
+    table = tables.of_preset("natural")(records)
+    assert "| Vendi score per class, pixels | 3.00 |" in table
+    assert "| the same over that of real images | 1.50 |" in table
+    assert tables.of_preset("explore")(records) == ""
+
+
+def ablation_record(variant, **changes):
+    return {**inversion_record(seed=0, dataset="mnist"), "variant": variant, **changes}
+
+
+def test_ablation_tables_choose_their_variants_and_keep_the_benchmarks_order(tables):
+    records = [
+        ablation_record("natural without separation"),
+        ablation_record("natural, label conditioning"),
+        ablation_record("natural"),
+        ablation_record("paper"),
+        ablation_record("natural", dataset="cifar10"),
+    ]
+
+    def variants(name, dataset="mnist"):
+        file, table = tables.TABLES[f"{name}-{dataset}"]
+        assert file == "ablation"
+        return [row.split(" | ")[0].strip("| ") for row in table(records).splitlines()[2:]]
+
+    assert variants("schemes") == ["natural", "natural, label conditioning"]
+    assert variants("terms") == ["natural", "natural without separation"]
+    assert variants("paper-terms") == ["paper"] == variants("experiments")
+    assert variants("schemes", "cifar10") == ["natural"]
+    assert variants("schemes", "gtsrb") == []
+
+
+def test_every_variant_of_the_ablation_is_in_some_table(tables):
+    shown = {
+        variant
+        for variant in tables.VARIANTS
+        if any(chosen(variant) for chosen in tables._CHOICES.values())
+    }
+    assert shown == set(tables.VARIANTS)
+
+
+def test_peers_table_has_the_pace_at_both_counts(tables):
+    record = {**inversion_record(seed=0, dataset="mnist"), "method": "fourier"}
+    records = [
+        {**record, "images": 1000, "images_per_second": 5.0},
+        {"dataset": "mnist", "method": "fourier", "images": 100_000, "images_per_second": 4.0},
+    ]
+    (row,) = tables.peers_table(records, "mnist").splitlines()[2:]
+    assert row.startswith("| fourier | 50.00 |") and row.endswith("| 5.00 | 4.00 | 1 |")
+    assert tables.peers_table(records, "gtsrb") == ""
+
+
+def test_layers_table_has_a_column_a_layer(tables):
+    records = [
+        {"dataset": "mnist", "source": "real images", "layer": i, "same_class": 0.1 * i}
+        for i in (1, 2)
+    ] + [{"dataset": "cifar10", "source": "paper", "layer": 3, "same_class": 0.75}]
+    table = tables.layers_table(records).splitlines()
+    assert table[0] == "| data set | images | 1 | 2 | 3 |"
+    assert table[2:] == [
+        "| MNIST | real images | 0.10 | 0.20 |  |",
+        "| CIFAR-10 | paper |  |  | 0.75 |",
+    ]
+
+
+def test_the_study_page_names_tables_that_exist(tables):
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    names = [match[2] for match in tables._BLOCK.finditer(text)]
+    assert len(names) > 10 and set(names) <= set(tables.TABLES)
