@@ -173,7 +173,7 @@ def test_a_nan_gradient_under_a_finite_loss_is_not_saved(classifier):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"batch": 1}, "at least 2 images"),
+        ({"batch": 1}, "batch of at least 2"),
         ({"steps": 0}, "at least 1"),
         ({"steps": 3, "members": 3}, "fewer than the 3 steps"),
         ({"generator": GeneratorConfig(dropout=1.0)}, "dropout"),

@@ -19,6 +19,7 @@ from preimage.diagnostics import Check, class_diversity, gradient_shares
 from preimage.distributed import gather, share_batch_norm
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
+from preimage.limits import check_invert
 from preimage.losses import Objective, paper_terms, parse_term
 from preimage.runtime import channels_last, make_fabric, stream
 from preimage.types import ImageSpec, Layer, Prediction, Sample
@@ -311,23 +312,9 @@ def _as_classifier(
 
 
 def _check_settings(config: InvertConfig, processes: int) -> None:
-    if config.steps < 1 or config.check_every < 1 or config.patience < 1:
-        raise PreimageError(
-            f"expected steps, check_every and patience of at least 1, found {config.steps}, "
-            f"{config.check_every} and {config.patience}; raise them"
-        )
-    if not 1 <= config.members <= max(1, config.steps - 1):
-        raise PreimageError(
-            f"expected from 1 member to fewer than the {config.steps} steps, found "
-            f"{config.members}; change --members or --steps"
-        )
+    check_invert(config)
     if config.batch < 2 * processes or config.batch % processes:
         raise PreimageError(
             f"expected a batch that splits evenly over {processes} process(es) with at least 2 "
             f"images each, found {config.batch}; change --batch"
-        )
-    if not 0 <= config.generator.dropout < 1:
-        raise PreimageError(
-            f"expected a dropout from 0 to below 1, found {config.generator.dropout}; "
-            "change --dropout"
         )

@@ -18,9 +18,9 @@ from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
 from preimage.inversion import Inversion
-from preimage.jobs.limits import check_invert
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.report import Reporter, Silent
+from preimage.limits import check_invert, check_samples
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder
@@ -46,7 +46,8 @@ def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[st
         SystemExit: on a process that only helps the first one, when its share is done.
     """
     report = report or Silent()
-    check_invert(command.config, command.measure)
+    check_invert(command.config)
+    check_samples(command.measure.samples)
     classifier = load_classifier(command.model)
     if is_follower():
         invert(classifier, command.config, runtime=command.runtime)

@@ -11,8 +11,8 @@ from preimage.commands import Train
 from preimage.config import RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
 from preimage.errors import PreimageError
-from preimage.jobs.limits import check_train
 from preimage.jobs.report import Reporter, Silent
+from preimage.limits import check_train
 from preimage.run import RunFolder
 from preimage.sources import CLASSIFIER_FILE
 from preimage.training import Epoch, accuracy_on, train

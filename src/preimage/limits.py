@@ -1,11 +1,10 @@
-"""Settings that no job can work with, told before any work is begun."""
+"""Ranges of settings, told before any work is begun."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-from preimage.commands import Measure
 from preimage.config import InvertConfig, TrainConfig
 from preimage.errors import PreimageError
 
@@ -21,16 +20,14 @@ _AUGMENTATION: dict[str, Range] = {
 }
 
 
-def check_invert(config: InvertConfig, measure: Measure) -> None:
+def check_invert(config: InvertConfig) -> None:
     """Refuse an inversion whose settings are out of range.
 
     Raises:
         PreimageError: naming the first that is.
     """
-    view = vars(config.view)
-    values = {**vars(config), **vars(config.generator), **view, "samples": measure.samples}
     _check(
-        values,
+        {**vars(config), **vars(config.generator), **vars(config.view)},
         {
             **_AUGMENTATION,
             "width": (1, math.inf),
@@ -42,7 +39,6 @@ def check_invert(config: InvertConfig, measure: Measure) -> None:
             "batch": (2, math.inf),
             "check_every": (1, math.inf),
             "patience": (1, math.inf),
-            "samples": (1, math.inf),
             "lr": (_ABOVE_ZERO, math.inf),
             "spread": (0, math.inf),
             "margin": (0, math.inf),
@@ -50,6 +46,20 @@ def check_invert(config: InvertConfig, measure: Measure) -> None:
             "seed": (-_SEED, _SEED),
         },
     )
+    if config.members > max(1, config.steps - 1):
+        raise PreimageError(
+            f"expected --members fewer than the {config.steps} steps, found {config.members}; "
+            "each needs a step of its own and the first two"
+        )
+
+
+def check_samples(count: int) -> None:
+    """Refuse to judge fewer than one sample.
+
+    Raises:
+        PreimageError: for a count below 1.
+    """
+    _check({"samples": count}, {"samples": (1, math.inf)})
 
 
 def check_train(config: TrainConfig) -> None:
