@@ -5,7 +5,7 @@ A run folder stores these as JSON, and any run can be repeated from them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -145,39 +145,35 @@ class InvertConfig:
     """Weights and every random number follow from it."""
 
 
+_NATURAL = InvertConfig(
+    preset="natural",
+    conditioning="vector",
+    generator=GeneratorConfig(dropout=0.1, stretch=0.1),
+    members=3,
+    alpha=0.0,
+    beta=5.0,
+    gamma=0.0,
+    delta=0.0,
+    view=Augmentation(shift=2),
+    terms=("batch-norm=150", "separation=3", "composition=1"),
+    steps=1200,
+    batch=256,
+    lr=4e-3,
+    check_every=100,
+    stop_at=None,
+)
+_EXPLORE = replace(
+    _NATURAL,
+    preset="explore",
+    members=1,
+    beta=2.0,
+    view=Augmentation(shift=0),
+    terms=("batch-norm=2", "vendi=2"),
+    steps=800,
+)
 PRESETS: dict[str, InvertConfig] = {
-    "natural": InvertConfig(
-        preset="natural",
-        conditioning="vector",
-        generator=GeneratorConfig(dropout=0.1, stretch=0.1),
-        members=3,
-        alpha=0.0,
-        beta=5.0,
-        gamma=0.0,
-        delta=0.0,
-        view=Augmentation(shift=2),
-        terms=("batch-norm=150", "separation=3", "composition=1"),
-        steps=1200,
-        batch=256,
-        lr=4e-3,
-        check_every=100,
-        stop_at=None,
-    ),
-    "explore": InvertConfig(
-        preset="explore",
-        conditioning="vector",
-        generator=GeneratorConfig(dropout=0.1, stretch=0.1),
-        alpha=0.0,
-        beta=2.0,
-        gamma=0.0,
-        delta=0.0,
-        terms=("batch-norm=2", "vendi=2"),
-        steps=800,
-        batch=256,
-        lr=4e-3,
-        check_every=100,
-        stop_at=None,
-    ),
+    "natural": _NATURAL,
+    "explore": _EXPLORE,
     "paper": InvertConfig(),
 }
 """Settings by name, the same for every classifier."""
