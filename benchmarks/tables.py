@@ -101,6 +101,39 @@ def inversion_table(records: list[Record]) -> str:
     return markdown(["", *_headings(groups)], rows) if groups else ""
 
 
+_GOALS: dict[str, tuple[float, float, float, float]] = {
+    "inversion_accuracy": (0.995, 0.995, 0.99, 0.99),
+    "evaluator_accuracy": (0.95, 0.9, 0.85, 0.85),
+    "vendi_pixel_share": (1.0, 1.0, 0.7, 0.7),
+    "vendi_feature_share": (1.0, 1.0, 0.8, 0.8),
+    "coverage": (0.5, 0.4, 0.3, 0.3),
+    "student_accuracy": (0.98, 0.85, 0.8, 0.8),
+}
+"""What the natural preset is to reach at the same time, in the order of :data:`_TITLES`."""
+
+
+def goals_table(records: list[Record]) -> str:
+    """A row a figure: what the natural preset reached of its goal, and the goal."""
+    groups = summarise(
+        (with_shares(r) for r in records if r["preset"] == "natural"), ["dataset"], list(_GOALS)
+    )
+    order = list(_TITLES)
+    groups = sorted((g for g in groups if g["dataset"] in order[:4]), key=_by_dataset)
+    rows = []
+    for field, goals in _GOALS.items():
+        cells = [_reached(group[field], goals[_by_dataset(group)], field) for group in groups]
+        rows.append([_COMPARED[field], *cells])
+    return markdown(["", *map(_title, groups)], rows) if groups else ""
+
+
+def _reached(figure: Figure, goal: float, field: str) -> str:
+    if figure.mean is None:
+        return "not measured"
+    scale = _scale(field)
+    sign = "reached" if figure.mean >= goal else "**short**"
+    return f"{figure.mean * scale:.2f} of {goal * scale:g}, {sign}"
+
+
 def of_preset(preset: str) -> Callable[[list[Record]], str]:
     """The inversion table of one preset."""
     return lambda records: inversion_table([r for r in records if r["preset"] == preset])
@@ -293,6 +326,7 @@ def _every(datasets: Sequence[str]) -> dict[str, tuple[str, Callable[[list[Any]]
 TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **{preset: ("inversion", of_preset(preset)) for preset in PRESETS},
     **_every(tuple(_TITLES)),
+    "goals": ("inversion", goals_table),
     "layers": ("layers", layers_table),
     "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),
     "speed": ("speed", lambda records: speed_table(records) if records else ""),

@@ -242,3 +242,16 @@ def test_the_study_page_names_tables_that_exist(tables):
     text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     names = [match[2] for match in tables._BLOCK.finditer(text)]
     assert len(names) > 10 and set(names) <= set(tables.TABLES)
+
+
+def test_goals_are_told_as_reached_or_short(tables):
+    records = [
+        inversion_record(seed=i, dataset="cifar10", preset="natural", inversion_accuracy=v)
+        for i, v in enumerate((0.99, 0.995))
+    ]
+    records.append(inversion_record(seed=0, dataset="cifar10", inversion_accuracy=0.0))
+    table = tables.goals_table(records)
+    assert "| inversion accuracy, % | 99.25 of 99, reached |" in table
+    assert "| evaluator, % | 50.00 of 85, **short** |" in table
+    assert "| student, % | not measured |" in table
+    assert tables.goals_table([inversion_record(seed=0)]) == ""
