@@ -41,7 +41,9 @@ def main() -> None:
         rows = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:COUNT]
         images, labels = real.floats(rows), real.labels[rows]
         records += measured(dataset, "real images", classifier, images, labels)
-    merge_records(RESULTS / "layers.json", records, ("dataset", "source", "layer"))
+    # the runs' own places mean nothing to others
+    command = "python benchmarks/layers.py DATASET:SOURCE=RUN ..."
+    merge_records(RESULTS / "layers.json", records, ("dataset", "source", "layer"), command)
 
 
 @torch.no_grad()
