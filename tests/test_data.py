@@ -321,7 +321,7 @@ def test_gtsrb_has_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 # Real data -------------------------------------------------------------------------------------
 
-real = pytest.mark.skipif("PREIMAGE_DATA" not in os.environ, reason="PREIMAGE_DATA is not set")
+real = pytest.mark.skipif(not os.environ.get("PREIMAGE_DATA"), reason="PREIMAGE_DATA is not set")
 
 
 @real
