@@ -9,13 +9,11 @@ that start from the natural preset have a short run's steps, so compare them wit
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 
-from common import RESULTS, SETTINGS, invert
+from common import RESULTS, SETTINGS, invert, record_missing
 from preimage.conditioning import names as schemes
 from preimage.config import PRESETS
-from preimage.records import merge_records, read_records
+from preimage.records import Record
 
 FILE = RESULTS / "ablation.json"
 SHORT = ("--preset", "natural", "--steps", "400", "--batch", "128", "--members", "3")
@@ -79,14 +77,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
-    for seed, dataset, variant in itertools.product(given.seeds, given.datasets, given.variants):
-        there = {(r["dataset"], r["variant"], r["seed"]) for r in read_records(FILE)}
-        if (dataset, variant, seed) in there and not given.again:
-            continue
-        record = invert([dataset, *VARIANTS[variant], "--seed", str(seed)])
-        record = {"variant": variant, **record}
-        merge_records(FILE, [record], ("variant", *SETTINGS), "python benchmarks/ablation.py")
-        print(json.dumps(record), flush=True)
+    axes = {"seed": given.seeds, "dataset": given.datasets, "variant": given.variants}
+    record_missing(FILE, axes, measure, ("variant", *SETTINGS), given.again)
+
+
+def measure(seed: int, dataset: str, variant: str) -> list[Record]:
+    """The record of one variant's run."""
+    record = invert([dataset, *VARIANTS[variant], "--seed", str(seed)])
+    return [{"variant": variant, **record}]
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from preimage.records import Record, merge_records, read_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "gtsrb")
@@ -38,3 +41,32 @@ def invert(arguments: Sequence[str], keep: Path | None = None) -> dict[str, Any]
         )
     result = json.loads(done.stdout)
     return {field: result[field] for field in (*SETTINGS, *FIGURES)}
+
+
+def record_missing(
+    file: Path,
+    axes: dict[str, Iterable[Any]],
+    measure: Callable[..., list[Record]],
+    keys: Sequence[str],
+    again: bool,
+) -> None:
+    """Measure every combination that has no record yet, and record each as soon as it is there.
+
+    Args:
+        file: the results.
+        axes: values by the name of their field, the slowest to change first.
+        measure: takes one value of every axis by name, and gives records.
+        keys: fields that tell records apart.
+        again: whether to measure what is recorded as well.
+    """
+    for values in itertools.product(*axes.values()):
+        if not again and any(_is(record, axes, values) for record in read_records(file)):
+            continue
+        records = measure(**dict(zip(axes, values, strict=True)))
+        merge_records(file, records, keys, f"python benchmarks/{file.stem}.py")
+        for record in records:
+            print(json.dumps(record), flush=True)
+
+
+def _is(record: Record, fields: Iterable[str], values: Sequence[Any]) -> bool:
+    return all(record[field] == value for field, value in zip(fields, values, strict=True))

@@ -9,16 +9,13 @@ that are there already stay unless --again is given.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 from pathlib import Path
 
-from common import DATASETS, RESULTS, SETTINGS, invert
+from common import DATASETS, RESULTS, SETTINGS, invert, record_missing
 from preimage.config import PRESETS
-from preimage.records import merge_records, read_records
+from preimage.records import Record
 
 FILE = RESULTS / "inversion.json"
-COMMAND = "python benchmarks/inversion.py"
 
 
 def main() -> None:
@@ -30,14 +27,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
     given = parser.parse_args()
-    for seed, preset, dataset in itertools.product(given.seeds, given.presets, given.datasets):
-        there = {(r["dataset"], r["preset"], r["seed"]) for r in read_records(FILE)}
-        if (dataset, preset, seed) in there and not given.again:
-            continue
+
+    def measure(seed: int, preset: str, dataset: str) -> list[Record]:
         keep = given.keep and given.keep / f"{dataset}-{preset}-{seed}"
-        record = invert([dataset, "--preset", preset, "--seed", str(seed)], keep)
-        merge_records(FILE, [record], SETTINGS, COMMAND)
-        print(json.dumps(record), flush=True)
+        return [invert([dataset, "--preset", preset, "--seed", str(seed)], keep)]
+
+    axes = {"seed": given.seeds, "preset": given.presets, "dataset": given.datasets}
+    record_missing(FILE, axes, measure, SETTINGS, given.again)
 
 
 if __name__ == "__main__":

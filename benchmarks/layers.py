@@ -30,6 +30,7 @@ COUNT = 500
 def main() -> None:
     """Measure the runs named on the command line, and the real images of their data sets."""
     records: list[Record] = []
+    shown: set[str] = set()
     for argument in sys.argv[1:]:
         name, _, run = argument.partition("=")
         dataset, _, source = name.partition(":")
@@ -37,6 +38,9 @@ def main() -> None:
         inversion = Inversion.load(Path(run) / GENERATOR_FILE)
         labels = balanced_labels(COUNT, inversion.classes)
         records += measured(dataset, source, classifier, inversion.images(labels), labels)
+        if dataset in shown:
+            continue
+        shown.add(dataset)
         real = load(dataset, split="test")
         rows = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:COUNT]
         images, labels = real.floats(rows), real.labels[rows]

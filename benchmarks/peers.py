@@ -10,16 +10,13 @@ that of 100,000 images is its measured one of 1,000, marked ``projected``; a gen
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import time
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from common import RESULTS
+from common import RESULTS, record_missing
 from peer_methods import METHODS, optimise
 from preimage.classifier import frozen
 from preimage.config import PRESETS, ModelConfig
@@ -29,7 +26,7 @@ from preimage.environment import hardware_name
 from preimage.inversion import Inversion, predict
 from preimage.loop import invert
 from preimage.metrics import evaluate
-from preimage.records import merge_records, read_records
+from preimage.records import Record
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 from preimage.types import Prediction, Sample
@@ -48,16 +45,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
-    for seed, dataset, method in itertools.product(given.seeds, given.datasets, given.methods):
-        there = {(r["dataset"], r["method"], r["seed"]) for r in read_records(FILE)}
-        if (dataset, method, seed) in there and not given.again:
-            continue
-        records = compare(dataset, method, seed)
-        merge_records(FILE, records, KEYS, "python benchmarks/peers.py")
-        print(json.dumps(records), flush=True)
+    axes = {"seed": given.seeds, "dataset": given.datasets, "method": given.methods}
+    record_missing(FILE, axes, compare, KEYS, given.again)
 
 
-def compare(dataset: str, method: str, seed: int) -> list[dict[str, Any]]:
+def compare(seed: int, dataset: str, method: str) -> list[Record]:
     """The record of a few images, and the pace of many."""
     classifier = load_classifier(ModelConfig(dataset))
     labels = balanced_labels(FEW, classifier.classes)

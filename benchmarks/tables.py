@@ -1,7 +1,7 @@
-"""Write the tables in README.md anew from results/*.json.
+"""Write the tables in README.md and docs/study.md anew from results/*.json.
 
 python benchmarks/tables.py           # write
-python benchmarks/tables.py --check   # exit 1 if README.md is out of date
+python benchmarks/tables.py --check   # exit 1 if one is out of date
 """
 
 from __future__ import annotations

@@ -14,15 +14,17 @@ from preimage.classifier import Classifier, frozen
 from preimage.commands import command_type
 from preimage.config import PRESETS
 from preimage.limits import check_invert
+from preimage.records import read_records
 from preimage.runtime import stream
 from preimage.terms.prior import batch_norm
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
-from tiny import draw_sample
+from tiny import draw_sample, fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from ablation import VARIANTS
+from common import record_missing
 from peer_methods import METHODS, optimise
 from peers import Pool
 
@@ -58,19 +60,30 @@ def test_a_variant_changes_what_it_says():
     assert config("natural, dropout 0.5").generator.dropout == 0.5
 
 
+def test_what_is_recorded_is_not_measured_again_unless_asked(tmp_path):
+    file, asked = tmp_path / "x.json", []
+
+    def measure(seed, dataset):
+        asked.append((seed, dataset))
+        return [{"dataset": dataset, "seed": seed, "value": len(asked)}]
+
+    axes = {"seed": [0, 1], "dataset": ["a", "b"]}
+    for again in (False, False, True):
+        record_missing(file, axes, measure, ("dataset", "seed"), again)
+    assert asked == [(0, "a"), (0, "b"), (1, "a"), (1, "b")] * 2
+    assert sorted(record["value"] for record in read_records(file)) == [5, 6, 7, 8]
+
+
 @pytest.fixture(scope="module")
 def classifier():
     """Tells how bright an image is, wherever it is mirrored or moved, by a net with batch norm."""
     torch.manual_seed(0)
-    network = build("cnn", SPEC, 4, 8)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(60):
-        labels = torch.arange(128) % 4
-        images = torch.rand(128, *SPEC.shape) * 0.2 + labels[:, None, None, None] * 0.25
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    return Classifier(network.eval(), SPEC)
+    labels = torch.arange(128) % 4
+
+    def batch(_):
+        return torch.rand(128, *SPEC.shape) * 0.2 + labels[:, None, None, None] * 0.25, labels
+
+    return Classifier(fit(build("cnn", SPEC, 4, 8), batch, 60), SPEC)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -16,7 +16,7 @@ from preimage.losses import Objective, WeightedTerm
 from preimage.runtime import stream
 from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
-from tiny import Memory
+from tiny import Memory, fit
 
 SPEC = ImageSpec(1, 8, 8)
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -28,14 +28,12 @@ def classifier():
     """Tells which quarter of the image is brightest."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(150):
+
+    def batch(_):
         images = torch.rand(128, 1, 8, 8)
-        labels = nn.functional.avg_pool2d(images, 4).flatten(1).argmax(1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    return Classifier(network.eval(), SPEC)
+        return images, nn.functional.avg_pool2d(images, 4).flatten(1).argmax(1)
+
+    return Classifier(fit(network, batch, 150), SPEC)
 
 
 def settings(**changes) -> InvertConfig:

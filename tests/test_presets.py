@@ -15,7 +15,7 @@ from preimage.runtime import stream
 from preimage.terms.prior import batch_norm
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
-from tiny import draw_sample
+from tiny import draw_sample, fit
 
 SPEC = ImageSpec(1, 12, 12)
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -39,15 +39,9 @@ def bars(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def classifier():
     torch.manual_seed(0)
-    network = build("cnn", SPEC, 4, 8)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for step in range(120):
-        images, labels = bars(128, step)
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), labels).backward()
-        optimizer.step()
+    network = fit(build("cnn", SPEC, 4, 8), lambda step: bars(128, step), 120)
     images, labels = bars(400, 999)
-    classifier = Classifier(network.eval(), SPEC)
+    classifier = Classifier(network, SPEC)
     assert (classifier(images).logits.argmax(1) == labels).float().mean() > 0.9
     return classifier
 

@@ -57,6 +57,17 @@ def build():
     return _network()
 
 
+def fit(network, batch, steps):
+    """Train on ``batch(step)``, images and labels, and return the network for evaluation."""
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for step in range(steps):
+        images, labels = batch(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
 def one_class():
     return _network(classes=1)
 

@@ -37,9 +37,7 @@ def draw_changes(count: int, settings: Augmentation, generator: torch.Generator)
     moved = None
     if settings.shift and not turned:
         moved = torch.randint(0, 2 * settings.shift + 1, (2, count), generator=generator).T
-    contrast = None
-    if settings.contrast:
-        contrast = torch.rand(2, count, 1, 1, 1, generator=generator).flatten(1).T * 2 - 1
+    contrast = torch.rand(2, count, generator=generator).T * 2 - 1 if settings.contrast else None
     return Changes(flip, affine, moved, contrast)
 
 

@@ -251,10 +251,10 @@ class Trainer:
 
     def _enough(self) -> bool:
         wanted = self.config.stop_at
+        if wanted is None:
+            return False
         last = self.inversion.checks[-self.config.patience :]
-        return len(last) == self.config.patience and all(
-            wanted is not None and check.accuracy >= wanted for check in last
-        )
+        return len(last) == self.config.patience and all(check.accuracy >= wanted for check in last)
 
     def _save(self, step: int) -> None:
         if self.checkpoint is None or not self.fabric.is_global_zero:
