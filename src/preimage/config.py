@@ -155,7 +155,7 @@ _NATURAL = InvertConfig(
     gamma=0.0,
     delta=0.0,
     view=Augmentation(shift=2),
-    terms=("batch-norm=150", "separation=3", "composition=1"),
+    terms=("batch-norm=150", "separation=6", "composition=1"),
     steps=1200,
     batch=256,
     lr=4e-3,
