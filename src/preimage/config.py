@@ -151,7 +151,7 @@ _NATURAL = InvertConfig(
     generator=GeneratorConfig(dropout=0.1, stretch=0.1),
     members=3,
     alpha=0.0,
-    beta=5.0,
+    beta=7.0,
     gamma=0.0,
     delta=0.0,
     view=Augmentation(shift=2),
