@@ -38,6 +38,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         f"natural without {name}": (*SHORT, *without(name))
         for name in (term.partition("=")[0] for term in PRESETS["natural"].terms)
     },
+    "natural without views": (*SHORT, "--shift", "0"),
+    "natural without stretch": (*SHORT, "--stretch", "0"),
     "natural, one member": (*SHORT, "--members", "1"),
     **{
         f"natural, dropout {rate}": (*SHORT, "--dropout", rate)

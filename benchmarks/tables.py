@@ -9,27 +9,21 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ood_tables
 from ablation import VARIANTS
+from formats import TITLES, deviated, markdown, rank, title
 from preimage.config import PRESETS
 from preimage.files import write_atomic
 from preimage.records import Figure, Record, read_records, summarise
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/study.md")
+DOCUMENTS = ("README.md", "docs/study.md", "docs/ood.md")
 _BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
-_TITLES = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "gtsrb": "GTSRB",
-    "svhn": "SVHN",
-    "cifar100": "CIFAR-100",
-}
 _SETTINGS = ("preset", "conditioning", "dropout")
 
 
@@ -58,12 +52,6 @@ def rewrite(text: str, results: Path) -> str:
         return f"{match[1]}{made or '*not measured yet*'}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table: the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 _PERCENT = {
@@ -109,7 +97,7 @@ _GOALS: dict[str, tuple[float, float, float, float]] = {
     "coverage": (0.5, 0.4, 0.3, 0.3),
     "student_accuracy": (0.98, 0.85, 0.8, 0.8),
 }
-"""What the natural preset is to reach at the same time, in the order of :data:`_TITLES`."""
+"""What the natural preset is to reach at the same time, in the order of :data:`TITLES`."""
 
 
 def goals_table(records: list[Record]) -> str:
@@ -117,7 +105,7 @@ def goals_table(records: list[Record]) -> str:
     groups = summarise(
         (with_shares(r) for r in records if r["preset"] == "natural"), ["dataset"], list(_GOALS)
     )
-    order = list(_TITLES)
+    order = list(TITLES)
     groups = sorted((g for g in groups if g["dataset"] in order[:4]), key=_by_dataset)
     rows = []
     for field, goals in _GOALS.items():
@@ -256,12 +244,11 @@ def _headings(groups: Sequence[Record]) -> list[str]:
 
 
 def _title(record: Record) -> str:
-    return _TITLES.get(record["dataset"], str(record["dataset"]))
+    return title(str(record["dataset"]))
 
 
 def _by_dataset(record: Record) -> int:
-    """Where a record stands: in the order of the titles, what has none last."""
-    return [*_TITLES, record["dataset"]].index(record["dataset"])
+    return rank(str(record["dataset"]))
 
 
 def zoo_table(records: list[Record]) -> str:
@@ -295,23 +282,6 @@ def speed_table(records: list[Record]) -> str:
     return markdown(["data set", "device", "step, ms", "unavoidable, ms", "ratio"], rows)
 
 
-def deviated(figure: Figure, n: int, scale: float) -> str:
-    """Mean and deviation, to as many digits as the figure's size asks for.
-
-    Args:
-        figure: over the `figure.values` of `n` records that have a value.
-        n: records.
-        scale: 100 for shares that are shown as percentages, else 1.
-    """
-    if figure.mean is None:
-        return "not measured"
-    digits = 0 if scale == 1 and figure.mean >= 100 else 2 if abs(figure.mean * scale) < 100 else 1
-    text = f"{figure.mean * scale:.{digits}f}"
-    if figure.deviation is not None:
-        text += f" ± {figure.deviation * scale:.{digits}f}"
-    return text if figure.values == n else f"{text} ({figure.values} of {n} seeds)"
-
-
 def _every(datasets: Sequence[str]) -> dict[str, tuple[str, Callable[[list[Any]], str]]]:
     """The tables that there is one of for each data set."""
     made: dict[str, tuple[str, Callable[[list[Any]], str]]] = {}
@@ -325,9 +295,11 @@ def _every(datasets: Sequence[str]) -> dict[str, tuple[str, Callable[[list[Any]]
 
 TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **{preset: ("inversion", of_preset(preset)) for preset in PRESETS},
-    **_every(tuple(_TITLES)),
+    **_every(tuple(TITLES)),
     "goals": ("inversion", goals_table),
     "layers": ("layers", layers_table),
+    **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
+    **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},
     "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),
     "speed": ("speed", lambda records: speed_table(records) if records else ""),
 }

@@ -98,6 +98,11 @@ class Classifier(nn.Module):
             )
         return Prediction(logits.float(), features.flatten(1).float())
 
+    @property
+    def feature_layer(self) -> str | None:
+        """Name of the module whose input is the features; None where the network gives them."""
+        return self._feature_layer
+
     def batch_norms(self) -> list[_BatchNorm]:
         """The network's batch norms that keep running statistics; none in an exported program."""
         return [

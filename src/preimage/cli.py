@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
         config=(tyro.conf.PositionalRequiredArgs,),
     )
+    command = getattr(command, "action", command)
     terminal = Terminal(quiet=_wants_json(command))
     try:
         with terminal, _warnings_as_notes(terminal):
@@ -115,6 +116,35 @@ def _invert(command: commands.Invert, terminal: Terminal) -> tuple[dict[str, Any
     }, f"Inverted {command.model.model}"
 
 
+def _ood_train(command: commands.OodTrain, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.ood_train import POOL_FILE, ood_train_job
+
+    result, folder = ood_train_job(command, terminal)
+    return {
+        **result,
+        "folder": str(folder),
+        "page": str(folder / POOL_FILE),
+    }, f"Hardened on {result['dataset']}"
+
+
+def _ood_score(command: commands.OodScore, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.ood_score import ood_score_job
+
+    result = ood_score_job(command, terminal)
+    if command.out is not None and not command.json:
+        del result["scores"]
+    return result, f"Scored by {command.model}"
+
+
+def _ood_eval(command: commands.OodEval, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.ood_eval import PAGE_FILE, ood_eval_job, summary
+
+    result, folder = ood_eval_job(command, terminal)
+    places = {"folder": str(folder), "page": str(folder / PAGE_FILE)}
+    shown = result if command.output.json else summary(result)
+    return {**shown, **places}, f"Known: {result['id']}"
+
+
 def _sample(command: commands.Sample, terminal: Terminal) -> tuple[dict[str, Any], str]:
     from preimage.jobs.sample import sample_job
 
@@ -144,6 +174,9 @@ def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], s
 _HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
     commands.Train: _train,
     commands.Invert: _invert,
+    commands.OodTrain: _ood_train,
+    commands.OodScore: _ood_score,
+    commands.OodEval: _ood_eval,
     commands.Sample: _sample,
     commands.Show: _show,
     commands.Demo: _demo,

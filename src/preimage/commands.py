@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
-from preimage.config import PRESETS, InvertConfig, ModelConfig, Runtime
+from preimage.config import PRESETS, HardenConfig, InvertConfig, ModelConfig, Runtime
 
 USUAL = "natural"
 """The preset of the command line where none is named."""
@@ -113,6 +113,111 @@ class Invert:
 
 
 @dataclass(frozen=True)
+class Start(ModelConfig):
+    """A trained classifier to go on with."""
+
+    model: str = ""
+    """Classifier to give a garbage class, named as for `preimage invert`; empty trains one from
+    scratch."""
+
+
+@dataclass(frozen=True)
+class OodTrain(Train):
+    """Train a classifier with a garbage class that grows by inversion, and make a detector of it.
+
+    For example:
+      preimage ood train mnist
+      preimage ood train cifar10 --arch cnn-deep --seed 1
+      preimage ood train gtsrb --model gtsrb --head beside --epochs 5
+      preimage ood train path/to/class-folders --model mypackage.models:build
+          --checkpoint weights.safetensors --image 3 64 64
+
+    A killed training goes on where it was when the same command is given again.
+    """
+
+    start: Flat[Start] = field(default_factory=Start)
+    harden: Flat[HardenConfig] = field(default_factory=HardenConfig)
+    tpr: float = 0.99
+    """Share of held-out images of the classes that the threshold is to let through."""
+
+
+@dataclass(frozen=True)
+class OodScore:
+    """Score images: how far out-of-distribution is each?
+
+    For example:
+      preimage ood score runs/ood-mnist-cnn-0 photo.png folder/of/images
+      preimage ood score detector.safetensors folder --out scores.csv
+    """
+
+    model: str
+    """Run folder of `preimage ood train`, or the detector file in it."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files and folders of them."""
+    score: Literal["garbage", "uncertainty", "layers", "combined"] = "combined"
+    """garbage: its log-odds; uncertainty: the paper's measure; layers: how unlike real images it
+    is inside the network; combined: garbage and layers together."""
+    out: str | None = None
+    """File for the scores, .csv or .json; None prints them."""
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class OodEval:
+    """Measure how well unknown images are told from known ones, beside baselines.
+
+    For example:
+      preimage ood eval runs/ood-mnist-cnn-0 --id mnist --ood fashion_mnist cifar10 gtsrb
+      preimage ood eval runs/ood-mnist-cnn-0 --id mnist --ood folder/of/images more.parquet
+          --plain runs/train-mnist-cnn-0 --json
+    """
+
+    model: str
+    """Run folder of `preimage ood train`, the detector file in it, or a plain classifier, of which
+    baselines alone can be measured."""
+    id: str | None = None
+    """Data set that the classifier was trained for, of which the test split is used; None takes
+    what the run or the bundled classifier was trained on."""
+    ood: tuple[str, ...] = ()
+    """Data sets, folders of images or parquet files of anything else."""
+    synthetic: bool = True
+    """Measure on images made by code as well: noise, stripes, patch-shuffled known images ..."""
+    plain: str | None = None
+    """Plain classifier for the baselines, of the same architecture and training; None takes the
+    one that was hardened, where that is known."""
+    baselines: tuple[str, ...] = (
+        *("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react"),
+    )
+    """Baselines to measure; none given after it leaves them out."""
+    most: int = 10_000
+    """Images of each set at most."""
+    seed: int = 0
+    """Of the synthetic sets and of every choice of images."""
+    output: Flat[Output] = field(default_factory=Output)
+
+
+OodAction = (
+    Annotated[OodTrain, tyro.conf.subcommand("train")]
+    | Annotated[OodScore, tyro.conf.subcommand("score")]
+    | Annotated[OodEval, tyro.conf.subcommand("eval")]
+)
+
+
+@dataclass(frozen=True)
+class Ood:
+    """Out-of-distribution detection: train a detector, score images, measure it.
+
+    For example:
+      preimage ood train mnist
+      preimage ood score runs/ood-mnist-cnn-0 folder/of/images
+      preimage ood eval runs/ood-mnist-cnn-0 --id mnist --ood fashion_mnist
+    """
+
+    action: Flat[OodAction]
+
+
+@dataclass(frozen=True)
 class Sample:
     """Draw images from a finished inversion.
 
@@ -178,6 +283,7 @@ def command_type(arguments: Sequence[str]) -> Any:
     return (
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Invert, tyro.conf.subcommand("invert", default=start)]
+        | Annotated[Ood, tyro.conf.subcommand("ood")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Show, tyro.conf.subcommand("show")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]

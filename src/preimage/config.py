@@ -180,6 +180,51 @@ PRESETS: dict[str, InvertConfig] = {
 
 
 @dataclass(frozen=True)
+class HardenConfig:
+    """How a classifier gets its garbage class."""
+
+    head: Literal["extend", "beside"] = "extend"
+    """For a classifier that is trained already: extend gives its last layer one more output and
+    trains all of it, beside leaves it as it is and puts a small network on its features."""
+    noise: int = 2000
+    """Images of Gaussian noise that garbage starts with."""
+    garbage: int = 20_000
+    """Images of garbage to keep at most, noise and inversions."""
+    gain: int = 2000
+    """Inversions that join garbage in a round, at most."""
+    rounds: int | None = None
+    """Rounds of inversion, one after each of the first epochs; None is after all but the last, 0
+    leaves garbage at noise."""
+    share: float = 0.33
+    """Garbage beside each batch of real images, as a share of it."""
+    weight: float = 2.0
+    """How many classes garbage counts as in the weighted cross-entropy, however much there is."""
+    exclude: Literal["none", "certain", "natural"] = "none"
+    """Inversions that stay out of garbage: none; certain, those that the classifier is sure of;
+    natural, those with features as near to a class as real images."""
+    diverse: bool = True
+    """Choose a round's inversions far from each other, not at random."""
+    inversion_steps: int = 50
+    """Steps of inversion in a round; every step's images are candidates."""
+    inversion_batch: int = 128
+    """Images a step."""
+    inversion_beta: float = 2.0
+    """Weight of the cross-entropy with the class while inverting."""
+    inversion_terms: tuple[str, ...] = ("batch-norm=2", "vendi=2")
+    """Further loss terms while inverting, as NAME=WEIGHT."""
+    inversion_lr: float = 4e-3
+    """Peak learning rate while inverting."""
+    valid: int = 2000
+    """Training images to hold out, a fifth of them at most: the guard and the threshold use
+    them."""
+    margin: float = 0.02
+    """How far the accuracy on them may fall below the best so far before the guard goes back to
+    the last good epoch and drops the last round."""
+    patience: int = 2
+    """How often the guard goes back before it ends the training."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which classifier, and what its file does not say of itself."""
 

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader
@@ -91,16 +92,27 @@ def gallery_page(
     """
     shown = classes[:MOST_CLASSES]
     room = _MOST_BYTES // max(1, len(shown))
-    templates = Environment(
-        loader=PackageLoader("preimage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return templates.get_template("gallery.html").render(
+    return render(
+        "gallery.html",
         title=title,
         rows=[_row(item, room) for item in shown],
         facts=facts,
         notes=[*notes, *_reduced(shown)],
         left_out=left_out + len(classes) - len(shown),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the package's templates; every text comes out as text."""
+    templates = Environment(
+        loader=PackageLoader("preimage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return templates.get_template(template).render(**values)
+
+
+def picture_uris(images: Tensor) -> list[str]:
+    """Images (N, C, H, W) in [0, 1] as addresses that hold them, none above 64 pixels a side."""
+    return [_data_uri(image) for image in _to_bytes(_reduce(images))]
 
 
 def _row(item: GalleryClass, room: int) -> _Row:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
@@ -22,7 +21,7 @@ from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.generator import Generator, Noise, plane_size
 from preimage.runtime import channels_last, stream
-from preimage.tensors import pack
+from preimage.tensors import below, pack, unpack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 
 FORMAT = "preimage-generator-2"
@@ -158,8 +157,8 @@ class Inversion:
         self.bank = nn.ModuleList()
         for _ in range(count):
             self.keep()
-        self.bank.load_state_dict(_below("bank.", state))
-        self.generator.load_state_dict(_below("generator.", state))
+        self.bank.load_state_dict(below("bank.", state))
+        self.generator.load_state_dict(below("generator.", state))
 
     def save(self, path: str | Path) -> None:
         """Write the inversion to one safetensors file, whole or not at all.
@@ -181,7 +180,9 @@ class Inversion:
             PreimageError: when the file is missing, damaged, of another version, or made for
                 another number of classes than the classifier's.
         """
-        header, state = _read(Path(path))
+        header, state = unpack(
+            Path(path), FORMAT, "generator", "check the path, or run the inversion again"
+        )
         inversion = cls(
             ImageSpec(*json.loads(header["spec"])),
             tuple(json.loads(header["class_names"])),
@@ -217,10 +218,6 @@ def _drawn_by(generator: nn.Module, noise: Noise, condition: Condition) -> Tenso
         generator.train(training)
 
 
-def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-
-
 def config_from_dict(values: dict[str, Any]) -> InvertConfig:
     """Settings from what JSON made of them."""
     values = dict(values)
@@ -228,21 +225,3 @@ def config_from_dict(values: dict[str, Any]) -> InvertConfig:
     values["view"] = Augmentation(**values["view"])
     values["terms"] = tuple(values["terms"])
     return InvertConfig(**values)
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise PreimageError(
-            f"expected a generator file, found none that can be read at '{path}'; "
-            "check the path, or run the inversion again"
-        ) from error
-    if header.get("format") != FORMAT:
-        raise PreimageError(
-            f"expected a generator file of format {FORMAT}, found "
-            f"{header.get('format', 'none')} in '{path}'; make it again with this version"
-        )
-    return header, state

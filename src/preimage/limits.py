@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from preimage.config import InvertConfig, TrainConfig
+from preimage.config import HardenConfig, InvertConfig, TrainConfig
 from preimage.errors import PreimageError
 
 _ABOVE_ZERO = 1e-12
@@ -78,6 +78,33 @@ def check_train(config: TrainConfig) -> None:
             "weight_decay": (0, math.inf),
             **_AUGMENTATION,
             "seed": (-_SEED, _SEED),
+        },
+    )
+
+
+def check_harden(config: HardenConfig, tpr: float) -> None:
+    """Refuse a hardening whose settings are out of range.
+
+    Raises:
+        PreimageError: naming the first that is.
+    """
+    _check(
+        {**vars(config), "tpr": tpr},
+        {
+            "noise": (1, math.inf),
+            "garbage": (config.noise, math.inf),
+            "gain": (0, math.inf),
+            "rounds": (0, math.inf),
+            "share": (_ABOVE_ZERO, 1),
+            "weight": (_ABOVE_ZERO, math.inf),
+            "inversion_steps": (1, math.inf),
+            "inversion_batch": (2, math.inf),
+            "inversion_beta": (0, math.inf),
+            "inversion_lr": (_ABOVE_ZERO, math.inf),
+            "valid": (1, math.inf),
+            "margin": (0, 1),
+            "patience": (0, math.inf),
+            "tpr": (_ABOVE_ZERO, 1),
         },
     )
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -259,14 +260,7 @@ class Trainer:
     def _save(self, step: int) -> None:
         if self.checkpoint is None or not self.fabric.is_global_zero:
             return
-        state = {
-            "step": step,
-            "inversion": self.inversion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "checks": [asdict(check) for check in self.inversion.checks],
-        }
-        self.checkpoint.save_state(state)
+        self.checkpoint.save_state({"step": step, **self.state_dict()})
 
     def _restore(self) -> int:
         """Load the first process's last state everywhere; return the steps it has behind it."""
@@ -274,11 +268,24 @@ class Trainer:
         state = self.fabric.broadcast(self.checkpoint.load_state() if first else None)  # type: ignore[union-attr]
         if state is None:
             return 0
+        self.load_state_dict(state)
+        return int(state["step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that another trainer of the same settings needs to go on."""
+        return {
+            "inversion": self.inversion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "checks": [asdict(check) for check in self.inversion.checks],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be as the trainer that gave `state`."""
         self.inversion.load_state_dict(state["inversion"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
-        return int(state["step"])
 
 
 def member_starts(steps: int, members: int) -> list[int]:

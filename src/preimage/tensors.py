@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from preimage.errors import PreimageError
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
@@ -22,3 +26,38 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight
     return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors in `state` those whose names begin with `prefix`, named by the rest."""
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+
+
+def unpack(
+    path: Path, form: str, what: str, advice: str
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header and the tensors of a file whose header says that it is of the format `form`.
+
+    Args:
+        path: the file.
+        form: what its header must name as its format.
+        what: what such a file is called in a message.
+        advice: what to do where there is none.
+
+    Raises:
+        PreimageError: when the file is missing, damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PreimageError(
+            f"expected a {what} file, found none that can be read at '{path}'; {advice}"
+        ) from error
+    if header.get("format") != form:
+        raise PreimageError(
+            f"expected a {what} file of format {form}, found {header.get('format', 'none')} in "
+            f"'{path}'; make it again with this version"
+        )
+    return header, state

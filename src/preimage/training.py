@@ -55,19 +55,14 @@ def train(
         PreimageError: for an unknown architecture or a problem that is too small.
         DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
     """
-    runtime = runtime or Runtime()
-    if runtime.devices != 1:
-        raise PreimageError(
-            f"expected one device for training, found --devices {runtime.devices}; leave it at 1"
-        )
-    fabric = make_fabric(runtime)
+    fabric = make_fabric(one_device(runtime or Runtime()))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         mean, std = channel_statistics(data.images)
         network = build(config.arch, data.spec, data.classes, config.width)
         network.to(memory_format=torch.channels_last)
-        steps = config.epochs * _steps(len(data), config.batch)
-        optimizer, schedule = _optimizer(network, config, steps)
+        steps = config.epochs * batch_count(len(data), config.batch)
+        optimizer, schedule = make_optimizer(network, config, steps)
         model, optimizer = fabric.setup(network, optimizer)
         first = _restore(network, optimizer, schedule, checkpoint)
         for epoch in range(first, config.epochs):
@@ -76,7 +71,7 @@ def train(
             start = time.perf_counter()
             batches = (
                 (channels_last((images - mean) / std), labels)
-                for images, labels in _batches(data, config, epoch)
+                for images, labels in shuffled_batches(data, config, epoch)
             )
             loss, accuracy = _epoch(fabric, model, optimizer, schedule, batches, epoch)
             if on_epoch:
@@ -94,6 +89,19 @@ def train(
     )
 
 
+def one_device(runtime: Runtime) -> Runtime:
+    """The same settings.
+
+    Raises:
+        PreimageError: for more than one device, which training has no use for.
+    """
+    if runtime.devices != 1:
+        raise PreimageError(
+            f"expected one device for training, found --devices {runtime.devices}; leave it at 1"
+        )
+    return runtime
+
+
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation in [0, 1], each (C, 1, 1), of uint8 images (N, C, H, W)."""
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -107,14 +115,17 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> float:
-    """Share of `data` that `classifier`, in evaluation mode, puts in the right class."""
+    """Share of `data` that `classifier`, in evaluation mode, puts in the right class.
+
+    It may have a class more than the data, as a garbage class: an image sent there counts as wrong.
+    """
     with frozen(classifier):
         answers = [
             classifier(channels_last(data.floats(index))).logits.argmax(1)
             for index in torch.arange(len(data)).split(batch)
         ]
     accuracy = multiclass_accuracy(
-        torch.cat(answers), data.labels, num_classes=data.classes, average="micro"
+        torch.cat(answers), data.labels, num_classes=classifier.classes, average="micro"
     )
     return float(accuracy)
 
@@ -148,21 +159,25 @@ def _epoch(
     return total / seen, right / seen
 
 
-def _batches(data: ImageSet, config: TrainConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shuffled_batches(
+    data: ImageSet, config: TrainConfig, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled, augmented batches; a last short one is left out unless it is the only one."""
     random = stream(config.seed, "batches", epoch)
     order = torch.randperm(len(data), generator=random)
     batch = min(config.batch, len(data))
-    for start in range(0, _steps(len(data), config.batch) * batch, batch):
+    for start in range(0, batch_count(len(data), config.batch) * batch, batch):
         index = order[start : start + batch]
         yield augment(data.floats(index), config.augmentation, random), data.labels[index]
 
 
-def _steps(images: int, batch: int) -> int:
+def batch_count(images: int, batch: int) -> int:
+    """Batches in a pass over so many images."""
     return max(1, images // batch)
 
 
-def _optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any, Any]:
+def make_optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any, Any]:
+    """The optimiser that the settings ask for, and its one-cycle schedule over `steps`."""
     kind = config.optimizer
     if kind == "auto":
         kind = "sgd" if _has_batch_norm(network) else "adamw"
@@ -185,7 +200,9 @@ def _optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    """Whether it has a batch norm that learns; a frozen part stays in evaluation mode."""
+    modules = network.train().modules()
+    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in modules)
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

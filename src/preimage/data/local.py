@@ -56,9 +56,14 @@ def parquet_source(path: Path, name: str, label: str | None = None) -> Source:
     return Source(name, f"{root}:{label}", stamp(files), read)
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Files below a folder that are named like images, in a fixed order, none hidden."""
+    return [file for file in _files(folder) if file.suffix.lower() in _IMAGE_SUFFIXES]
+
+
 def _image_folder(path: Path) -> Source:
     root = path.resolve()
-    files = [file for file in _files(root) if file.suffix.lower() in _IMAGE_SUFFIXES]
+    files = image_files(root)
     if not files:
         found = "holds no image" if any(root.iterdir()) else "is empty"
         raise PreimageError(

@@ -53,7 +53,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
     config = train_config(command)
     check_train(config)
     data = load(command.dataset, "train")
-    test = _test_set(command.dataset, data, report)
+    test = test_set(command.dataset, data, report)
     name = Path(command.dataset).stem or command.dataset
     path = Path(command.output.out or f"runs/train-{name}-{config.arch}-{config.seed}")
     settings = {"dataset": command.dataset, "config": asdict(config)}
@@ -76,7 +76,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
         return folder.metrics(), path
 
 
-def _test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
+def test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
     """The test split; None, and a warning, where there is none of its own."""
     if data.split == "all":
         report.warn(

@@ -1,0 +1,105 @@
+"""Out-of-distribution detection: harden, evaluate beside baselines, and record all figures.
+
+    python benchmarks/ood.py --ids mnist --seeds 0 1 2
+    python benchmarks/ood.py --ids mnist --seeds 0 --variants noise inversions diverse natural
+
+The bundled classifier of each data set is hardened by ``preimage ood train DATASET --model
+DATASET``; the baselines read the bundled classifier itself. With --scratch both are trained from
+the start by the data set's recipe. The variants switch parts of the method off, or on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import DATASETS, RESULTS, record_missing
+from preimage.records import Record
+
+FILE, PARTS = RESULTS / "ood.json", RESULTS / "ood-parts.json"
+KEYS = ("id", "ood", "seed", "method", "score", "variant", "start")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "noise": ("--rounds", "0"),
+    "inversions": ("--inversion-terms", "--no-diverse", "--exclude", "none"),
+    "diverse": ("--exclude", "none"),
+    "certain": ("--exclude", "certain"),
+    "natural": ("--exclude", "natural"),
+    "one-round": ("--rounds", "1"),
+    "beside": ("--head", "beside"),
+}
+"""By name, what differs from the usual settings."""
+
+
+def main() -> None:
+    """Run what is asked for and is not recorded yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ids", nargs="+", default=DATASETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS))
+    parser.add_argument("--scratch", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
+    given = parser.parse_args()
+
+    def measure(seed: int, variant: str, id: str, start: str) -> list[Record]:
+        with tempfile.TemporaryDirectory() as folder:
+            place = given.keep or Path(folder)
+            return compare(seed, variant, id, start, place / f"{id}-{start}-{variant}-{seed}")
+
+    start = ["scratch" if given.scratch else "bundled"]
+    for variant in given.variants:
+        axes = {"seed": given.seeds, "variant": [variant], "id": given.ids, "start": start}
+        file = FILE if variant == "full" else PARTS
+        record_missing(file, axes, measure, KEYS, given.again)
+
+
+def compare(seed: int, variant: str, id: str, start: str, place: Path) -> list[Record]:
+    """A record for every set of unknown images and every method.
+
+    Args:
+        seed: of the hardening, of the plain classifier where it is trained, and of the sets.
+        variant: what to switch off or on.
+        id: the known data set.
+        start: "bundled" or "scratch".
+        place: folder for the runs.
+    """
+    arch = "cnn-deep" if id == "cifar10" else "cnn"
+    own = ["--arch", arch] if start == "scratch" else ["--model", id, "--epochs", "3"]
+    hard, plain = str(place / "hard"), id
+    trained = preimage("ood", "train", id, *own, *VARIANTS[variant], "--seed", seed, "--out", hard)
+    if start == "scratch":
+        plain = str(place / "plain")
+        preimage("train", id, "--arch", arch, "--seed", seed, "--out", plain)
+    baselines = [] if variant == "full" else ["--baselines"]
+    result = preimage(
+        *("ood", "eval", hard, "--id", id, "--plain", plain, "--seed", seed),
+        *("--ood", *(name for name in DATASETS if name != id), *baselines),
+        *("--out", str(place / "eval")),
+    )
+    shared = {
+        "variant": variant,
+        "start": start,
+        "train_seconds": trained["seconds"],
+        "rounds": trained["rounds"],
+        "garbage": trained["garbage"],
+    }
+    return [{**record, **shared} for record in result["records"]]
+
+
+def preimage(*arguments: Any) -> dict[str, Any]:
+    """What a command prints with --json."""
+    program = str(Path(sys.executable).with_name("preimage"))
+    done = subprocess.run(
+        [program, *map(str, arguments), "--json"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""`preimage ood score`: one score for every image file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preimage.commands import OodScore
+from preimage.data.decode import Encoded, decode
+from preimage.data.local import image_files
+from preimage.errors import PreimageError
+from preimage.files import write_atomic
+from preimage.jobs.report import Reporter, Silent
+from preimage.ood.detector import Detector
+from preimage.ood.scores import find_score, garbage_odds
+from preimage.types import ImageSpec
+
+_BATCH = 200
+
+
+def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str, Any]:
+    """Score every image that can be read; name those that can't.
+
+    Returns:
+        How many were scored, how many are beyond the threshold, and each image's row.
+
+    Raises:
+        PreimageError: for no detector, a path that is not there, no image that can be read, or an
+            output of an unknown kind.
+        DiskError: when the output cannot be written.
+    """
+    report = report or Silent()
+    out = None if command.out is None else Path(command.out)
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise PreimageError(
+            f"expected --out to end in .csv or .json, found '{out}'; rename it, or leave it out "
+            "to print the scores"
+        )
+    detector = Detector.load(command.model)
+    files = list(_files(command.images))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(files), _BATCH):
+        rows += _rows(detector, files[start : start + _BATCH], command.score, report)
+        report.progress("images", min(start + _BATCH, len(files)), len(files))
+    if not rows:
+        raise PreimageError(
+            f"expected at least one image that can be read, found none among {len(files)} files; "
+            "the notes above say what is wrong with each"
+        )
+    if out is not None:
+        write_atomic(out, (_csv(rows) if out.suffix == ".csv" else _json(rows)).encode())
+    return {
+        "images": len(rows),
+        "unreadable": len(files) - len(rows),
+        "out_of_distribution": sum(bool(row["ood"]) for row in rows),
+        "score": command.score,
+        "threshold": detector.thresholds.get(command.score),
+        "scores": rows,
+        "out": command.out,
+    }
+
+
+def _files(given: Sequence[str]) -> Iterator[Path]:
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = image_files(path)
+            if not found:
+                raise PreimageError(
+                    f"expected images in the folder '{path}', found none; check the path"
+                )
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise PreimageError(f"expected an image or a folder, found no '{path}'; check the path")
+
+
+def _rows(
+    detector: Detector, files: Sequence[Path], score: str, report: Reporter
+) -> list[dict[str, Any]]:
+    readable, images = [], []
+    for file in files:
+        image = _image(file, detector.spec, report)
+        if image is not None:
+            readable.append(file)
+            images.append(image)
+    if not images:
+        return []
+    evidence = detector.evidence(torch.cat(images).float() / 255)
+    logits, scores = evidence.logits, find_score(score)(evidence)
+    threshold = detector.thresholds.get(score)
+    confidence, label = logits[:, :-1].softmax(1).max(1)
+    garbage = garbage_odds(logits).sigmoid()
+    return [
+        {
+            "file": str(file),
+            "score": float(scores[i]),
+            "ood": None if threshold is None else bool(scores[i] > threshold),
+            "garbage": float(garbage[i]),
+            "class": detector.class_names[int(label[i])],
+            "confidence": float(confidence[i]),
+        }
+        for i, file in enumerate(readable)
+    ]
+
+
+def _image(file: Path, spec: ImageSpec, report: Reporter) -> Tensor | None:
+    try:
+        return decode([Encoded(None, str(file), 0)], str(file), spec)
+    except PreimageError as error:
+        report.warn(f"left out: {error}")
+        return None
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

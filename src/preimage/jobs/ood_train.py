@@ -1,0 +1,149 @@
+"""`preimage ood train`: a detector in a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from preimage.classifier import Classifier
+from preimage.commands import OodTrain
+from preimage.config import ModelConfig, TrainConfig
+from preimage.data import ImageSet, load
+from preimage.jobs.report import Reporter, Silent
+from preimage.jobs.train import test_set, train_config
+from preimage.limits import check_harden, check_train
+from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratch, Recipe
+from preimage.ood.hardening import Hardened, HardenEpoch, harden
+from preimage.ood.page import pool_page
+from preimage.run import RunFolder
+from preimage.sources import load_classifier
+from preimage.training import accuracy_on
+
+POOL_FILE = "garbage.html"
+_GENTLE = 0.1
+"""Share of the usual learning rate for a classifier that is trained already."""
+
+
+def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[dict[str, Any], Path]:
+    """Harden, choose a threshold, and leave everything in a run folder.
+
+    Returns:
+        The record and the run folder.
+
+    Raises:
+        PreimageError: for data, a model, settings or a folder that do not fit.
+        DivergedError: when a loss becomes NaN; the folder keeps the last epoch's state.
+    """
+    report = report or Silent()
+    training = _training(command)
+    check_train(training)
+    check_harden(command.harden, command.tpr)
+    start = load_classifier(command.start) if command.start.model else None
+    data = load(command.dataset, "train", spec=start.spec if start else None)
+    test = test_set(command.dataset, data, report)
+    name = Path(command.dataset).stem or command.dataset
+    path = Path(command.output.out or f"runs/ood-{name}-{_kind(command)}-{training.seed}")
+    settings = {
+        "dataset": command.dataset,
+        "start": asdict(command.start),
+        "training": asdict(training),
+        "harden": asdict(command.harden),
+        "tpr": command.tpr,
+    }
+    with RunFolder.create(
+        path, "ood train", settings, overwrite=command.output.overwrite
+    ) as folder:
+        if folder.finished:
+            return folder.metrics(), path
+        folder.rewind_to_state()
+
+        def on_epoch(epoch: HardenEpoch) -> None:
+            folder.log(step=epoch.epoch, **asdict(epoch))
+            note = (
+                f"held-out accuracy {epoch.valid_accuracy:.2%}, garbage {epoch.garbage} images, "
+                f"recall {epoch.garbage_recall:.1%}"
+            )
+            report.progress("epochs", epoch.epoch, training.epochs, note)
+
+        hardened = harden(
+            data,
+            command.harden,
+            training,
+            start=start,
+            runtime=command.runtime,
+            checkpoint=folder,
+            on_epoch=on_epoch,
+        )
+        detector = Detector(
+            hardened.classifier, recipe=_recipe(command, training, data, hardened.classifier)
+        ).fit(hardened.validation, command.tpr, reference=hardened.reference)
+        folder.write(DETECTOR_FILE, detector.to_bytes())
+        folder.write(POOL_FILE, pool_page(name, hardened.pool, hardened.epochs).encode())
+        folder.finish(_record(name, training, hardened, detector, test))
+        return folder.metrics(), path
+
+
+def _training(command: OodTrain) -> TrainConfig:
+    config = train_config(command)
+    if command.start.model and config.lr is None:
+        usual = 0.2 if config.optimizer == "sgd" else 1e-3
+        return replace(
+            config,
+            optimizer="adamw" if config.optimizer == "auto" else config.optimizer,
+            lr=usual * _GENTLE * config.batch / 256,
+        )
+    return config
+
+
+def _kind(command: OodTrain) -> str:
+    """What the folder is called after, apart from data and seed."""
+    if not command.start.model:
+        return command.arch
+    name = Path(command.start.model).stem
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _recipe(
+    command: OodTrain, training: TrainConfig, data: ImageSet, classifier: Classifier
+) -> Recipe:
+    if command.start.model:
+        return FromModel(ModelConfig(**vars(command.start)), command.harden.head)
+    return FromScratch(
+        arch=training.arch,
+        width=training.width,
+        image=data.spec.shape,
+        class_names=data.class_names,
+        mean=tuple(classifier.mean.flatten().tolist()),
+        std=tuple(classifier.std.flatten().tolist()),
+    )
+
+
+def _record(
+    name: str,
+    training: TrainConfig,
+    hardened: Hardened,
+    detector: Detector,
+    test: ImageSet | None,
+) -> dict[str, Any]:
+    last = hardened.epochs[-1]
+    return {
+        "dataset": name,
+        "arch": hardened.classifier.arch,
+        "seed": training.seed,
+        "epochs": len(hardened.epochs),
+        "garbage": len(hardened.pool),
+        "rounds": hardened.pool.last_round,
+        "valid_accuracy": max(epoch.valid_accuracy for epoch in hardened.epochs),
+        "test_accuracy": None if test is None else _accuracy(hardened.classifier, test),
+        "garbage_recall": last.garbage_recall,
+        "went_back": sum(epoch.verdict != "good" for epoch in hardened.epochs),
+        "stopped_early": last.verdict == "stop",
+        "threshold": detector.threshold,
+        "seconds": round(sum(epoch.seconds for epoch in hardened.epochs), 1),
+    }
+
+
+def _accuracy(classifier: Classifier, test: ImageSet) -> float:
+    """On the test split; an image that is sent to garbage counts as wrong."""
+    return accuracy_on(classifier, test.convert(classifier.spec))

@@ -1,0 +1,177 @@
+"""Measure a detector and baselines on sets of known and of unknown images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from preimage.classifier import Classifier
+from preimage.data import ImageSet
+from preimage.drawing import chunks
+from preimage.inversion import predict
+from preimage.ood.baselines import Scorer
+from preimage.ood.detector import Detector, threshold_at
+from preimage.ood.figures import separation
+from preimage.ood.scores import Evidence, find_score, score_names
+from preimage.ood.shortcuts import Shortcut, find_shortcuts, same_path
+from preimage.types import ImageSpec
+
+OURS = "preimage"
+
+
+class Method(NamedTuple):
+    """One way to score images."""
+
+    method: str
+    """preimage, or a baseline's name."""
+    score: str
+    """Which of the method's scores; a baseline's has its own name."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a method makes of a set of images."""
+
+    scores: Tensor
+    """(N,), larger for more unknown."""
+    seconds: float
+    """Spent on them, the classifier's own work included."""
+
+
+class Judge(Protocol):
+    """One classifier and all methods that read it."""
+
+    @property
+    def thresholds(self) -> Mapping[Method, float | None]:
+        """Where each method's images count as unknown; None where it has no threshold."""
+
+    def __call__(self, images: ImageSet) -> dict[Method, Scored]:
+        """What each method makes of `images`."""
+
+
+class DetectorJudge:
+    """Every score of a detector."""
+
+    def __init__(self, detector: Detector):
+        self._detector = detector
+        self.thresholds: dict[Method, float | None] = {
+            Method(OURS, name): detector.thresholds.get(name) for name in score_names()
+        }
+
+    def __call__(self, images: ImageSet) -> dict[Method, Scored]:
+        """See :class:`Judge`."""
+        start = time.perf_counter()
+        parts = [self._detector.evidence(images.floats(rows)) for rows in chunks(len(images))]
+        evidence = Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        seconds = time.perf_counter() - start
+        return {
+            method: Scored(find_score(method.score)(evidence), seconds)
+            for method in self.thresholds
+        }
+
+
+class BaselineJudge:
+    """Baselines on a plain classifier, which answers once for all of them."""
+
+    def __init__(self, classifier: Classifier, scorers: Mapping[str, Scorer]):
+        self._classifier, self._scorers = classifier, scorers
+        self.thresholds: dict[Method, float | None] = {Method(name, name): None for name in scorers}
+
+    def __call__(self, images: ImageSet) -> dict[Method, Scored]:
+        """See :class:`Judge`."""
+        scores: dict[Method, list[Tensor]] = {method: [] for method in self.thresholds}
+        seconds = dict.fromkeys(self.thresholds, 0.0)
+        for rows in chunks(len(images)):
+            floats = images.floats(rows)
+            start = time.perf_counter()
+            answer = predict(self._classifier, floats)
+            shared = time.perf_counter() - start
+            for method in self.thresholds:
+                start = time.perf_counter()
+                values = self._scorers[method.method](floats, answer)
+                scores[method].append(values.detach().cpu().double())
+                seconds[method] += shared + time.perf_counter() - start
+        return {
+            method: Scored(torch.cat(parts), seconds[method]) for method, parts in scores.items()
+        }
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A set of images that are none of the classes."""
+
+    name: str
+    images: ImageSet
+    """In the classifier's shape."""
+    native: ImageSpec
+    """The shape that they were stored in."""
+    real: bool
+    """Whether a camera or a hand made them, not code."""
+
+
+class Evaluation:
+    """Figures of several methods on one set of known images.
+
+    Args:
+        known: test images of the classes.
+        judges: what to compare.
+        tpr: share of known test images to let through by methods that have no threshold of their
+            own, which favours these.
+    """
+
+    def __init__(self, known: ImageSet, judges: Sequence[Judge], tpr: float):
+        self.known, self.judges, self.tpr = known, judges, tpr
+        self._known: dict[str, dict[Method, Scored]] = {}
+
+    def measure(self, unknown: Unknown) -> tuple[list[dict[str, Any]], dict[Method, Tensor]]:
+        """A record for each method, and its scores of the unknown images.
+
+        The known images are brought through the same enlarging as the unknown ones first, so that
+        its blur gives nothing away.
+        """
+        here, there = self._of_known(unknown.native), self._judge(unknown.images)
+        records = [
+            {
+                "ood": unknown.name,
+                "real": unknown.real,
+                **method._asdict(),
+                **separation(here[method].scores, scored.scores)._asdict(),
+                **self._shares(method, here[method].scores, scored.scores),
+                "seconds": round(scored.seconds, 2),
+            }
+            for method, scored in there.items()
+        ]
+        return records, {method: scored.scores for method, scored in there.items()}
+
+    def shortcuts(self, unknown: Unknown) -> list[Shortcut]:
+        """Trivial differences that are left between the two."""
+        return find_shortcuts(same_path(self.known, unknown.native), unknown.images)
+
+    def known_scores(self) -> dict[Method, Tensor]:
+        """Each method's scores of the known images as they are."""
+        return {method: scored.scores for method, scored in self._of_known(self.known.spec).items()}
+
+    def _judge(self, images: ImageSet) -> dict[Method, Scored]:
+        return {method: scored for judge in self.judges for method, scored in judge(images).items()}
+
+    def _of_known(self, native: ImageSpec) -> dict[Method, Scored]:
+        known = same_path(self.known, native)
+        path = "as it is" if known is self.known else f"{native.height}x{native.width}"
+        if path not in self._known:
+            self._known[path] = self._judge(known)
+        return self._known[path]
+
+    def _shares(self, method: Method, here: Tensor, there: Tensor) -> dict[str, float]:
+        own = {name: value for judge in self.judges for name, value in judge.thresholds.items()}
+        threshold = own[method]
+        if threshold is None:
+            threshold = float(threshold_at(here, self.tpr))
+        return {
+            "garbage_share": float((there > threshold).double().mean()),
+            "id_garbage_share": float((here > threshold).double().mean()),
+        }

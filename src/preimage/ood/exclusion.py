@@ -1,0 +1,114 @@
+"""Which inversions stay out of the garbage class: each rule a function with ``@rule("name")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from preimage.errors import PreimageError
+from preimage.ood.scores import uncertainty_estimate
+from preimage.types import Prediction
+
+CERTAIN = 0.5
+"""Uncertainty below which an inversion is certain."""
+NATURAL = 0.95
+"""Share of real images that count as natural."""
+
+
+class Known(NamedTuple):
+    """What the present classifier says of real images of its classes."""
+
+    features: Tensor
+    """(N, D)."""
+    labels: Tensor
+    """(N,)."""
+
+
+Rule = Callable[[Prediction, Known], Tensor]
+"""The classifier's answer on inversions, and on real images, to (B,) bool: True may be garbage."""
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(name: str) -> Callable[[Rule], Rule]:
+    """Register a rule under `name`."""
+
+    def add(function: Rule) -> Rule:
+        _RULES[name] = function
+        return function
+
+    return add
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of all rules."""
+    return tuple(_RULES)
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name.
+
+    Raises:
+        PreimageError: where there is none.
+    """
+    if name not in _RULES:
+        raise PreimageError(
+            f"expected an exclusion out of {', '.join(_RULES)}, found '{name}'; choose one of those"
+        )
+    return _RULES[name]
+
+
+@rule("none")
+def all_of_them(inversions: Prediction, known: Known) -> Tensor:
+    """Every inversion may become garbage, as in the paper."""
+    return torch.ones(len(inversions.logits), dtype=torch.bool)
+
+
+@rule("certain")
+def uncertain_only(inversions: Prediction, known: Known) -> Tensor:
+    """Only what the classifier is unsure of: above :data:`CERTAIN`, as in TIE (2512.00229)."""
+    return (uncertainty_estimate(inversions.logits.softmax(1)) > CERTAIN).cpu()
+
+
+@rule("natural")
+def unnatural_only(inversions: Prediction, known: Known) -> Tensor:
+    """Only what lies farther from every class than nearly all real images do.
+
+    The distance is Mahalanobis's to the nearest class mean, under one covariance for all classes
+    (Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples",
+    section 2.1); far is beyond :data:`NATURAL` of the real images.
+    """
+    gauge = ClassDistance(known)
+    limit = gauge(known.features).quantile(NATURAL)
+    return (gauge(inversions.features) > limit).cpu()
+
+
+class ClassDistance:
+    """Squared Mahalanobis distance of features (B, D) to the nearest class mean, (B,).
+
+    Args:
+        known: real features and labels; classes that do not occur have no mean.
+    """
+
+    def __init__(self, known: Known):
+        features = known.features.double()
+        means = [features[known.labels == k].mean(0) for k in known.labels.unique()]
+        self._means = torch.stack(means)
+        nearest = known.labels.unique(return_inverse=True)[1]
+        centred = features - self._means[nearest]
+        covariance = centred.T @ centred / len(features)
+        # a thousandth of the mean variance on the diagonal: features may be dead or dependent
+        ridge = covariance.diagonal().mean().clamp_min(1e-12) * 1e-3
+        covariance.diagonal().add_(ridge)
+        self._factor = torch.linalg.cholesky(covariance)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Distances of `features`, float64."""
+        whitened = self._whiten(features.double().to(self._means.device))
+        return torch.cdist(whitened, self._whiten(self._means)).amin(1).square()
+
+    def _whiten(self, features: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._factor, features.T, upper=False).T

@@ -1,0 +1,334 @@
+"""Train a classifier with a garbage class that grows by inversion after every epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from preimage.augment import augment
+from preimage.checkpoint import Checkpointer
+from preimage.classifier import Classifier, frozen
+from preimage.config import HardenConfig, Runtime, TrainConfig
+from preimage.data import ImageSet
+from preimage.errors import DivergedError, PreimageError
+from preimage.ood.exclusion import Known
+from preimage.ood.guard import AccuracyGuard
+from preimage.ood.heads import GARBAGE, with_garbage
+from preimage.ood.pool import GarbagePool
+from preimage.ood.rounds import Candidates, Rounds
+from preimage.runtime import channels_last, make_fabric, stream
+from preimage.training import (
+    accuracy_on,
+    batch_count,
+    channel_statistics,
+    make_optimizer,
+    one_device,
+    shuffled_batches,
+)
+from preimage.zoo.architectures import build
+
+_KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 10_000
+
+
+@dataclass(frozen=True)
+class HardenEpoch:
+    """What one epoch came to."""
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    garbage_recall: float
+    """Share of the epoch's garbage that went to garbage."""
+    valid_accuracy: float
+    """On held-out images of the classes; one that is sent to garbage counts as wrong."""
+    verdict: str
+    """What the accuracy guard said: good, back or stop."""
+    added: int
+    """Inversions that joined garbage after the epoch."""
+    excluded: int
+    """Inversions that were kept out of it."""
+    accepted: float | None
+    """Share of the round's inversions that the classifier took; None where no round was made."""
+    garbage: int
+    """Images in the pool."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """What :func:`harden` made."""
+
+    classifier: Classifier
+    """Of n + 1 classes; the last is garbage."""
+    pool: GarbagePool
+    validation: ImageSet
+    """Real images that were held out of the training; a threshold is chosen on them."""
+    reference: ImageSet
+    """Some of those that it was trained on, to know the layers by."""
+    epochs: tuple[HardenEpoch, ...]
+
+
+def harden(
+    data: ImageSet,
+    config: HardenConfig | None = None,
+    training: TrainConfig | None = None,
+    *,
+    start: Classifier | None = None,
+    runtime: Runtime | None = None,
+    checkpoint: Checkpointer | None = None,
+    on_epoch: Callable[[HardenEpoch], None] | None = None,
+) -> Hardened:
+    """Train on real images and on garbage, which is noise first and inversions later.
+
+    Application 2 of "Network Inversion and Its Applications" (arXiv 2411.17777): after every
+    epoch the classifier as it then is gets inverted, and the inversions join the garbage class. No
+    real outlier is ever seen.
+
+    Args:
+        data: training images of the n classes.
+        config: garbage, rounds, exclusion and guard.
+        training: architecture (without `start`), schedule, augmentation and seed.
+        start: a trained classifier to go on with; None trains one from scratch. It is not changed.
+        runtime: device and precision; one device.
+        checkpoint: when given, resumes from its state and saves after every epoch.
+        on_epoch: called after each epoch that is trained now, before its state is saved.
+
+    Raises:
+        PreimageError: for settings, data or a classifier that do not fit.
+        DivergedError: when a loss becomes NaN; the last epoch's state stays saved.
+    """
+    config, training = config or HardenConfig(), training or TrainConfig()
+    fabric = make_fabric(one_device(runtime or Runtime()))
+    fit, validation = hold_out(data, config.valid, training.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(training.seed)
+        classifier = _with_garbage(fit, training, start, config)
+        loop = _Loop(fabric, classifier, fit, validation, config, training)
+        epochs = loop.run(checkpoint, on_epoch)
+    classifier.to("cpu").eval()
+    reference = fit.subset(torch.arange(min(len(fit), _REFERENCE_IMAGES)))  # in random order
+    return Hardened(classifier, loop.pool, validation, reference, epochs)
+
+
+def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split off `count` images at random, at most a fifth: (the rest, those split off)."""
+    order = torch.randperm(len(data), generator=stream(seed, "validation"))
+    count = min(count, len(data) // 5)
+    if count < 1:
+        raise PreimageError(
+            f"expected at least 5 images, to hold some out, found {len(data)}; give more"
+        )
+    return data.subset(order[count:]), data.subset(order[:count])
+
+
+def _with_garbage(
+    data: ImageSet, training: TrainConfig, start: Classifier | None, config: HardenConfig
+) -> Classifier:
+    if start is not None:
+        if (start.classes, start.spec) != (data.classes, data.spec):
+            raise PreimageError(
+                f"expected images {start.spec} of {start.classes} classes, as the classifier "
+                f"takes, found {data.spec} of {data.classes}; give the data it was trained on"
+            )
+        return with_garbage(start, config.head)
+    mean, std = channel_statistics(data.images)
+    network = build(training.arch, data.spec, data.classes + 1, training.width)
+    return Classifier(
+        network.to(memory_format=torch.channels_last),
+        data.spec,
+        mean=mean.flatten().tolist(),
+        std=std.flatten().tolist(),
+        class_names=(*data.class_names, GARBAGE),
+        name=f"{data.name} with {GARBAGE}",
+        arch=training.arch,
+    )
+
+
+class _Loop:
+    """One hardening under way."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        classifier: Classifier,
+        fit: ImageSet,
+        validation: ImageSet,
+        config: HardenConfig,
+        training: TrainConfig,
+    ):
+        self.fabric, self.classifier = fabric, classifier.to(fabric.device)
+        self.fit, self.validation = fit, validation
+        self.config, self.training = config, training
+        steps = training.epochs * batch_count(len(fit), training.batch)
+        self._optimizer, self._schedule = make_optimizer(classifier.network, training, steps)
+        self.model, self.optimizer = fabric.setup(classifier.network, self._optimizer)
+        seed = training.seed
+        self.pool = GarbagePool(fit.spec, config.garbage, config.noise, seed)
+        self.rounds = Rounds(fabric, classifier, self._planned(), config, seed)
+        self.guard = AccuracyGuard(config.margin, config.patience)
+        self.epochs: list[HardenEpoch] = []
+
+    def _planned(self) -> int:
+        """Rounds: one after each epoch, but none after the last, which nothing would learn of."""
+        most = self.training.epochs - 1
+        return most if self.config.rounds is None else min(self.config.rounds, most)
+
+    def run(
+        self,
+        checkpoint: Checkpointer | None,
+        on_epoch: Callable[[HardenEpoch], None] | None,
+    ) -> tuple[HardenEpoch, ...]:
+        self._restore(checkpoint)
+        while len(self.epochs) < self.training.epochs and not self._stopped():
+            # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
+            key = stream(self.training.seed, "dropout", len(self.epochs))
+            torch.manual_seed(int(key.initial_seed() % 2**31))
+            self.epochs.append(self._epoch(len(self.epochs)))
+            if on_epoch:
+                on_epoch(self.epochs[-1])
+            if checkpoint:
+                checkpoint.save_state(self._state())
+        self._go_back()
+        return tuple(self.epochs)
+
+    def _stopped(self) -> bool:
+        return bool(self.epochs) and self.epochs[-1].verdict == "stop"
+
+    def _epoch(self, number: int) -> HardenEpoch:
+        start = time.perf_counter()
+        loss, accuracy, recall = self._train(number)
+        valid = accuracy_on(self.classifier, self.validation)
+        verdict = self.guard.judge(valid, self._learnt())
+        found = None
+        if verdict != "good":
+            self._go_back()
+            self.pool.drop_round(self.pool.last_round)
+        elif number < self._planned():
+            found = self.rounds.next(self._known(number))
+        return HardenEpoch(
+            epoch=number + 1,
+            loss=loss,
+            train_accuracy=accuracy,
+            garbage_recall=recall,
+            valid_accuracy=valid,
+            verdict=verdict,
+            added=self._add(found),
+            excluded=found.excluded if found else 0,
+            accepted=found.accepted if found else None,
+            garbage=len(self.pool),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _add(self, found: Candidates | None) -> int:
+        if found is None:
+            return 0
+        return self.pool.add(found.images, self.config.gain, diverse=self.config.diverse)
+
+    def _train(self, epoch: int) -> tuple[float, float, float]:
+        """One pass over the real images: loss, accuracy on them, recall of garbage."""
+        self.model.train()
+        garbage = self.classifier.classes - 1
+        total, steps = 0.0, 0
+        right, seen = torch.zeros(2), torch.zeros(2)  # of real images, of garbage
+        for images, labels in self._batches(epoch):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, weight=self._weights(labels))
+            self.optimizer.zero_grad()
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            self._schedule.step()
+            total, steps = total + loss.item(), steps + 1
+            kind = (labels == garbage).long().cpu()
+            hit = (logits.argmax(1) == labels).float().cpu()
+            right.index_add_(0, kind, hit)
+            seen.index_add_(0, kind, torch.ones_like(hit))
+        if total != total or total == float("inf"):
+            raise DivergedError(
+                f"expected a finite loss, found {total / steps} in epoch {epoch + 1}; "
+                "lower the learning rate with --lr, the last good epoch stays saved"
+            )
+        accuracy, recall = (right / seen.clamp_min(1)).tolist()
+        return total / steps, accuracy, recall
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Real images with garbage behind them, augmented alike: no trace tells them apart."""
+        random = stream(self.training.seed, "garbage batches", epoch)
+        mean, std = self.classifier.mean, self.classifier.std
+        for real, labels in shuffled_batches(self.fit, self.training, epoch):
+            count = max(1, round(self.config.share * len(real)))
+            garbage = augment(self.pool.draw(count, random), self.training.augmentation, random)
+            none = torch.full((count,), self.classifier.classes - 1)
+            batch = torch.cat([real, garbage]), torch.cat([labels, none])
+            images, both = self.fabric.to_device(batch)
+            yield channels_last((images - mean) / std), both
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        """Class weights (n + 1,): garbage counts as `weight` classes, however much there is."""
+        classes = self.classifier.classes - 1
+        weights = torch.ones(classes + 1, device=labels.device)
+        garbage = int((labels == classes).sum())
+        real = len(labels) - garbage
+        weights[-1] = self.config.weight * real / classes / max(1, garbage)
+        return weights
+
+    @torch.no_grad()
+    def _known(self, epoch: int) -> Known:
+        """Some of the training images as the classifier sees them now."""
+        random = stream(self.training.seed, "known", epoch)
+        rows = torch.randperm(len(self.fit), generator=random)[:_KNOWN_IMAGES]
+        with frozen(self.classifier), self.fabric.autocast():
+            features = [
+                self.classifier(
+                    channels_last(self.fabric.to_device(self.fit.floats(part)))
+                ).features
+                for part in rows.split(500)
+            ]
+        return Known(torch.cat(features), self.fit.labels[rows].to(features[0].device))
+
+    def _learnt(self) -> dict[str, Any]:
+        """What an epoch has taught, to go back to."""
+        return {
+            "network": self.classifier.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _go_back(self) -> None:
+        """To the last good epoch; the schedule goes on."""
+        good = self.guard.good
+        if good is None:
+            return
+        self.classifier.network.load_state_dict(good["network"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(good["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": len(self.epochs),
+            **self._learnt(),
+            "schedule": self._schedule.state_dict(),
+            "pool": self.pool.state_dict(),
+            "rounds": self.rounds.state_dict(),
+            "guard": self.guard.state_dict(),
+            "epochs": [vars(epoch) for epoch in self.epochs],
+        }
+
+    def _restore(self, checkpoint: Checkpointer | None) -> None:
+        state = checkpoint.load_state() if checkpoint else None
+        if state is None:
+            return
+        self.classifier.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.pool.load_state_dict(state["pool"])
+        self.rounds.load_state_dict(state["rounds"])
+        self.guard.load_state_dict(state["guard"])
+        self.epochs = [HardenEpoch(**values) for values in state["epochs"]]

@@ -1,0 +1,122 @@
+"""How usual an image is inside the network, judged by real images alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preimage.classifier import Classifier, frozen
+from preimage.drawing import chunks
+from preimage.runtime import channels_last
+from preimage.types import Layer, Prediction
+
+_FLOOR = 1e-2
+"""Added to a deviation before its logarithm: a constant map is far from usual, not infinitely."""
+_RIDGE = 1e-3
+"""Added to a covariance's diagonal, of its mean: channels may be dead or say the same."""
+
+
+def look(classifier: Classifier, images: Tensor) -> tuple[Prediction, list[Tensor]]:
+    """Classify images, and describe what they are inside.
+
+    Args:
+        classifier: in evaluation mode, on its own device.
+        images: (B, C, H, W) in [0, 1].
+
+    Returns:
+        The prediction, and for each batch norm the mean and the log-deviation of every channel
+        over the image, (B, 2 C), in units of its running statistics. For a classifier without batch
+        norm the features (B, D) alone. All on the CPU in float32.
+    """
+    predictions, described = [], []
+    with frozen(classifier), torch.no_grad():
+        for rows in chunks(len(images)):
+            part = channels_last(images[rows].to(classifier.mean.device))
+            prediction, layers = classifier.observe(part)
+            predictions.append(Prediction(*(value.cpu() for value in prediction)))
+            found = [_describe(layer) for layer in layers] or [prediction.features]
+            described.append([value.float().cpu() for value in found])
+    prediction = Prediction(*(torch.cat(column) for column in zip(*predictions, strict=True)))
+    return prediction, [torch.cat(column) for column in zip(*described, strict=True)]
+
+
+def _describe(layer: Layer) -> Tensor:
+    values = (
+        layer.values.float().flatten(2)
+        if layer.values.ndim > 2
+        else layer.values.float()[:, :, None]
+    )
+    means = (values.mean(2) - layer.mean) / layer.std
+    if values.shape[2] == 1:
+        return means
+    deviations = values.std(2, correction=0) / layer.std
+    return torch.cat([means, (deviations + _FLOOR).log()], dim=1)
+
+
+class LayerDistance:
+    """How far from real images an image is in each layer, in standard deviations of theirs.
+
+    The Mahalanobis distance per layer, as in Lee et al. 2018 ("A simple unified framework for
+    detecting out-of-distribution samples", section 2.2), but to one mean for all classes and of
+    means and deviations of the channels; its logarithm, standardised over held-out real images.
+    """
+
+    def __init__(self) -> None:
+        self._layers: list[dict[str, Tensor]] = []
+
+    def fit(self, reference: list[Tensor], held_out: list[Tensor]) -> LayerDistance:
+        """Learn what is usual.
+
+        Args:
+            reference: of each layer, what :func:`look` says of real images, (N, D).
+            held_out: the same of other real images, that the classifier was not trained on.
+        """
+        self._layers = []
+        for seen, unseen in zip(reference, held_out, strict=True):
+            layer = _gauge(seen)
+            logs = _log_distance(layer, unseen)
+            layer["centre"], layer["spread"] = logs.mean(), logs.std(correction=0).clamp_min(1e-6)
+            self._layers.append(layer)
+        return self
+
+    def __call__(self, described: list[Tensor]) -> Tensor:
+        """Standardised log-distances (B, L) of images that :func:`look` described."""
+        columns = [
+            (_log_distance(layer, values) - layer["centre"]) / layer["spread"]
+            for layer, values in zip(self._layers, described, strict=True)
+        ]
+        return torch.stack(columns, dim=1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name, for :meth:`load_state_dict`."""
+        return {
+            f"{i}.{name}": value.float().contiguous()
+            for i, layer in enumerate(self._layers)
+            for name, value in layer.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be as the one that gave `state`."""
+        count = len({name.split(".")[0] for name in state})
+        self._layers = [{} for _ in range(count)]
+        for name, value in state.items():
+            number, _, key = name.partition(".")
+            self._layers[int(number)][key] = value
+
+
+def _gauge(values: Tensor) -> dict[str, Tensor]:
+    """Mean and the Cholesky factor of the covariance of (N, D)."""
+    values = values.double()
+    centred = values - values.mean(0)
+    covariance = centred.T @ centred / len(values)
+    covariance.diagonal().add_(covariance.diagonal().mean().clamp_min(1e-12) * _RIDGE)
+    return {"mean": values.mean(0).float(), "factor": torch.linalg.cholesky(covariance).float()}
+
+
+def _log_distance(layer: dict[str, Tensor], values: Tensor) -> Tensor:
+    """Log of the squared Mahalanobis distance (B,)."""
+    centred = (values.float() - layer["mean"]).T
+    whitened = torch.linalg.solve_triangular(layer["factor"], centred, upper=False)
+    return whitened.square().sum(0).clamp_min(1e-12).log()

@@ -1,0 +1,434 @@
+"""Hardening, detectors and the commands round them, end to end on tiny images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import tiny
+from preimage.classifier import Classifier
+from preimage.cli import main
+from preimage.config import Augmentation, HardenConfig, TrainConfig
+from preimage.data import load
+from preimage.errors import PreimageError
+from preimage.inversion import predict
+from preimage.ood import Detector, harden
+from preimage.ood.baselines import Fitted, baseline_names, fit_baseline
+from preimage.ood.figures import separation
+from preimage.ood.rounds import Candidates, Rounds
+from preimage.sources import load_classifier
+from preimage.training import accuracy_on
+from preimage.types import ImageSpec
+
+SMALL = HardenConfig(
+    noise=40, garbage=120, gain=30, inversion_steps=4, inversion_batch=16, valid=20, margin=1.0
+)
+TRAINING = TrainConfig(
+    arch="cnn", width=4, epochs=4, batch=20, lr=0.02, augmentation=Augmentation(shift=0)
+)
+FLAGS = (
+    *("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0"),
+    *("--noise", "40", "--garbage", "120", "--gain", "30", "--inversion-steps", "4"),
+    *("--inversion-batch", "16", "--valid", "20", "--margin", "1.0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A data set, a hardened run, its plain twin and images of something else."""
+    folder = tmp_path_factory.mktemp("ood")
+    tiny.write_npz(folder / "bands.npz", train=240, test=90)
+    random = np.random.default_rng(0)
+    (folder / "other").mkdir()
+    for i in range(30):
+        pixels = np.kron(random.integers(0, 256, (2, 2)), np.ones((4, 4))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "other" / f"{i:02d}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREIMAGE_CACHE", str(folder / "cache"))
+        data = str(folder / "bands.npz")
+        assert main(["ood", "train", data, "--out", str(folder / "hard"), *FLAGS]) == 0
+        plain = ("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0")
+        assert main(["train", data, "--out", str(folder / "plain"), *plain]) == 0
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of a command."""
+    capsys.readouterr()
+    status = main([str(part) for part in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def evaluate(capsys, shared, *more, out="eval"):
+    return run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", out),
+        *("--most", "60", "--json", *more),
+    )
+
+
+# --- hardening ------------------------------------------------------------------------------
+
+
+def test_hardening_tells_noise_and_knows_its_classes(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    hardened = harden(data, SMALL, TRAINING)
+    test = load(str(shared / "bands.npz"), "test")
+    assert accuracy_on(hardened.classifier, test) > 0.8
+    detector = Detector(hardened.classifier).fit(hardened.validation, reference=hardened.reference)
+    noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert separation(detector(test.floats()), detector(noise)).auroc > 0.95
+    assert len(hardened.pool) == 120 and hardened.pool.last_round == 3
+    assert [epoch.added for epoch in hardened.epochs] == [30, 30, 30, 0]
+    assert set(hardened.epochs[0].__dict__) >= {"accepted", "verdict", "excluded"}
+
+
+def test_hardening_resumes_to_the_same_end(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    whole = harden(data, SMALL, TRAINING)
+    memory = tiny.Memory()
+
+    def stop(epoch):
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harden(data, SMALL, TRAINING, checkpoint=memory, on_epoch=stop)
+    assert memory.state["step"] == 2
+    again = harden(data, SMALL, TRAINING, checkpoint=memory)
+    states = [part.classifier.network.state_dict() for part in (whole, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert torch.equal(whole.pool.images, again.pool.images)
+
+
+def test_zero_rounds_leave_garbage_at_noise(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    hardened = harden(data, replace(SMALL, rounds=0), replace(TRAINING, epochs=2))
+    assert len(hardened.pool) == 40 and hardened.pool.last_round == 0
+
+
+@pytest.mark.parametrize("head", ["extend", "beside"])
+def test_a_trained_classifier_is_hardened_and_left_alone(shared, head):
+    data = load(str(shared / "bands.npz"), "train")
+    start = load_classifier(str(shared / "plain"))
+    before = {name: t.clone() for name, t in start.network.state_dict().items()}
+    hardened = harden(
+        data, replace(SMALL, head=head), replace(TRAINING, optimizer="adamw"), start=start
+    )
+    after = start.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert hardened.classifier.classes == 4
+    if head == "beside":
+        images = data.floats()[:9]
+        given = start.eval()(images).logits
+        assert torch.allclose(hardened.classifier(images).logits[:, :3], given, atol=1e-5)
+
+
+def test_poisoned_garbage_makes_the_guard_go_back_and_stop(shared, monkeypatch):
+    """Where known images themselves turn up as garbage, accuracy falls and the guard ends it."""
+    data = load(str(shared / "bands.npz"), "train")
+
+    def poison(self, known):
+        return Candidates(data.images, 0, 1.0)
+
+    monkeypatch.setattr(Rounds, "next", poison)
+    config = replace(
+        SMALL, noise=4, garbage=400, gain=240, margin=0.1, patience=1, share=1.0, weight=9.0
+    )
+    hardened = harden(data, config, replace(TRAINING, epochs=8))
+    verdicts = [epoch.verdict for epoch in hardened.epochs]
+    assert "back" in verdicts and verdicts[-1] == "stop" and len(verdicts) < 8
+    best = max(epoch.valid_accuracy for epoch in hardened.epochs)
+    kept = accuracy_on(hardened.classifier, hardened.validation)
+    assert kept >= best - config.margin - 1e-6
+    assert hardened.epochs[-1].valid_accuracy < kept
+
+
+def test_data_that_do_not_fit_the_classifier_are_one_sentence(shared):
+    data = load(str(shared / "bands.npz"), "train", spec=ImageSpec(1, 10, 10))
+    start = load_classifier(str(shared / "plain"))
+    with pytest.raises(PreimageError, match=r"images 1x8x8 of 3 classes.*found 1x10x10 of 3"):
+        harden(data, SMALL, TRAINING, start=start)
+
+
+# --- detectors ------------------------------------------------------------------------------
+
+
+def test_a_detector_loads_as_it_was_saved(shared, tmp_path):
+    detector = Detector.load(shared / "hard")
+    detector.save(tmp_path / "again.safetensors")
+    again = Detector.load(tmp_path / "again.safetensors")
+    images = torch.rand(7, 1, 8, 8)
+    assert torch.equal(again.predict(images), detector.predict(images))
+    assert again.thresholds == detector.thresholds and again.class_names == ("0", "1", "2")
+
+
+def test_the_threshold_lets_through_what_was_asked_for(shared):
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    for tpr in (0.5, 0.9, 1.0):
+        detector.fit(known, tpr, reference=known)
+        let_through = float((~detector.is_ood(detector(known.floats()))).float().mean())
+        assert tpr - 1e-6 <= let_through <= tpr + 2 / len(known)
+
+
+def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(known.floats(), known.labels), batch_size=16
+    )
+    by_loader = dict(detector.fit(loader).thresholds)
+    assert by_loader == pytest.approx(detector.fit(known.floats()).thresholds)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda d: d.predict(torch.rand(2, 3, 8, 8)), r"expected images \(B, 1, 8, 8\)"),
+        (lambda d: d.fit(torch.rand(3, 1, 8, 8)), "at least 4 images"),
+        (lambda d: d.fit(torch.rand(9, 1, 8, 8), 0.0), "above 0 and up to 1, found 0"),
+        (lambda d: Detector(d.classifier).predict(torch.rand(2, 1, 8, 8)), "call fit first"),
+        (lambda d: Detector(d.classifier).is_ood(torch.rand(2)), "call fit first"),
+        (lambda d: Detector(d.classifier).to_bytes(), "pass recipe="),
+        (lambda d: Detector(d.classifier, "nonsense"), "a score out of"),
+        (lambda d: Detector.load("nowhere"), "expected a detector file"),
+    ],
+)
+def test_what_a_detector_cannot_do_is_one_sentence(shared, call, said):
+    with pytest.raises(PreimageError, match=said):
+        call(Detector.load(shared / "hard"))
+
+
+def band_reader():
+    """A classifier by hand: features are the means of two rows each, the last is of no class."""
+    rows = torch.eye(4).repeat_interleave(16, 1) / 16
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False), nn.Linear(4, 3))
+    with torch.no_grad():
+        network[1].weight.copy_(rows)
+        network[2].weight.copy_(9 * torch.eye(3, 4))
+        network[2].bias.zero_()
+    return Classifier(network.eval(), ImageSpec(1, 8, 8))
+
+
+@pytest.mark.parametrize("name", baseline_names())
+def test_a_baseline_is_larger_for_what_is_unknown(shared, name):
+    plain = band_reader()
+    before = {key: t.clone() for key, t in plain.network.state_dict().items()}
+    train, test = (load(str(shared / "bands.npz"), split) for split in ("train", "test"))
+    scorer = fit_baseline(name, Fitted(plain, train))
+    unknown = 0.2 * test.floats()[:40]
+    unknown[:, :, 6:] += 0.6  # bright where no class is
+    scores = [scorer(images, predict(plain, images)) for images in (test.floats(), unknown)]
+    assert [len(part) for part in scores] == [90, 40]
+    assert separation(*scores).auroc > 0.9
+    after = plain.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_baseline_without_a_last_linear_layer_is_one_sentence(shared):
+    class Scaled(nn.Module):
+        def logits_and_features(self, images):
+            features = images.flatten(1)[:, :4]
+            return features[:, :3], features
+
+        def forward(self, images):
+            return self.logits_and_features(images)[0]
+
+    train = load(str(shared / "bands.npz"), "train")
+    fitted = Fitted(Classifier(Scaled(), ImageSpec(1, 8, 8)), train)
+    with pytest.raises(PreimageError, match="leave out vim and react"):
+        fit_baseline("vim", fitted)
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+def test_train_leaves_a_detector_and_a_page(shared):
+    result = json.loads((shared / "hard" / "metrics.json").read_text())
+    assert result["rounds"] == 3 and result["test_accuracy"] > 0.8
+    page = (shared / "hard" / "garbage.html").read_text()
+    assert "Round 3" in page and "Noise" in page and "http" not in page.replace("xmlns", "")
+
+
+def test_eval_records_every_method_on_every_set(capsys, shared):
+    status, out, err = evaluate(
+        capsys, shared, "--ood", shared / "other", "--plain", shared / "plain"
+    )
+    assert status == 0, err
+    result = json.loads(out)
+    fields = (
+        *("id", "ood", "real", "seed", "method", "score", "auroc", "aupr_in", "aupr_out"),
+        *("fpr95", "garbage_share", "id_accuracy", "id_accuracy_plain", "id_garbage_share"),
+        "seconds",
+    )
+    for record in result["records"]:
+        assert set(fields) <= set(record)
+        assert all(0 <= record[name] <= 1 for name in ("auroc", "fpr95", "garbage_share"))
+    methods = {record["method"] for record in result["records"]}
+    assert methods == {"preimage", *baseline_names()}
+    sets = {record["ood"]: record["real"] for record in result["records"]}
+    assert sets["other"] is True and sets["synthetic:blobs"] is False
+    ours = {
+        r["ood"]: r["auroc"]
+        for r in result["records"]
+        if (r["method"], r["score"]) == ("preimage", "combined")
+    }
+    assert ours["other"] > 0.9 and ours["synthetic:gaussian"] > 0.9
+    page = (Path("eval") / "ood.html").read_text()
+    assert "The most confident mistakes" in page and "<svg" in page
+
+
+def test_eval_is_made_once(capsys, shared):
+    first = evaluate(capsys, shared, "--ood", shared / "other", "--no-synthetic")
+    again = evaluate(capsys, shared, "--ood", shared / "other", "--no-synthetic")
+    assert first[:2] == again[:2]
+
+
+def test_eval_without_a_plain_classifier_says_what_is_left_out(capsys, shared):
+    status, out, err = evaluate(capsys, shared, "--ood", shared / "other", "--no-synthetic")
+    assert status == 0 and "baselines are left out" in err
+    assert {record["method"] for record in json.loads(out)["records"]} == {"preimage"}
+
+
+def test_eval_of_a_plain_classifier_measures_baselines(capsys, shared):
+    status, out, err = run(
+        capsys,
+        *("ood", "eval", shared / "plain", "--id", shared / "bands.npz", "--no-synthetic"),
+        *("--ood", shared / "other", "--baselines", "msp", "knn", "--json", "--out", "e"),
+    )
+    assert status == 0 and "has no garbage class" in err
+    assert {record["method"] for record in json.loads(out)["records"]} == {"msp", "knn"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ood", "BANDS"], "other data than --id"),
+        (["--no-synthetic"], "found neither --ood nor --synthetic"),
+        (["--ood", "nowhere"], "there is no image set 'nowhere'"),
+        (["--most", "1"], "expected --most of at least 2"),
+        (["--plain", "mnist"], "a plain classifier of images 1x8x8"),
+        (["--plain", "PLAIN", "--baselines", "x"], "found no method|a baseline out of"),
+    ],
+)
+def test_bad_input_to_eval_is_one_sentence(capsys, shared, arguments, said):
+    places = {"BANDS": shared / "bands.npz", "PLAIN": shared / "plain"}
+    status, _, err = evaluate(capsys, shared, *(places.get(a, a) for a in arguments), out="bad")
+    assert status == (0 if "x" in arguments else 2)
+    assert re.search(said, " ".join(err.split())) and "Traceback" not in err
+
+
+def test_an_id_set_of_other_classes_is_one_sentence(capsys, shared, tmp_path):
+    images, labels = tiny.bands(40)
+    np.savez(tmp_path / "two.npz", images=images, labels=labels % 2)
+    status, _, err = run(capsys, "ood", "eval", shared / "hard", "--id", tmp_path / "two.npz")
+    assert status == 2 and "known images of 3 classes" in " ".join(err.split())
+
+
+def test_score_reads_files_and_folders_and_reports_what_it_cannot_read(capsys, shared, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "grey.png")
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "colour.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "small.png")
+    (folder / "notes.txt").write_text("no image at all")
+    other = shared / "other" / "00.png"
+    status, out, err = run(capsys, "ood", "score", shared / "hard", folder, other, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["images"] == 3 and result["unreadable"] == 2
+    assert [Path(row["file"]).name for row in result["scores"]] == [
+        "colour.jpg",
+        "grey.png",
+        "00.png",
+    ]
+    assert "broken.png" in err and "small.png" in err
+    assert set(result["scores"][0]) == {"file", "score", "ood", "garbage", "class", "confidence"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_score_writes_a_file(capsys, shared, kind):
+    out = Path(f"scores.{kind}")
+    status, _, err = run(capsys, "ood", "score", shared / "hard", shared / "other", "--out", out)
+    assert status == 0, err
+    with out.open() as file:
+        rows = list(csv.DictReader(file)) if kind == "csv" else json.load(file)
+    assert len(rows) == 30 and float(rows[0]["score"]) == pytest.approx(float(rows[0]["score"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["HARD", "nowhere.png"], "expected an image or a folder, found no 'nowhere.png'"),
+        (["HARD", "empty"], "expected images in the folder"),
+        (["HARD", "broken.png"], "at least one image that can be read"),
+        (["nowhere", "broken.png"], "expected a detector file"),
+        (["HARD", "OTHER", "--out", "scores.txt"], "end in .csv or .json"),
+    ],
+)
+def test_bad_input_to_score_is_one_sentence(capsys, shared, arguments, said):
+    Path("empty").mkdir()
+    Path("broken.png").write_bytes(b"nothing")
+    places = {"HARD": shared / "hard", "OTHER": shared / "other"}
+    status, _, err = run(capsys, "ood", "score", *(places.get(a, a) for a in arguments))
+    assert status == 2 and said in " ".join(err.split()) and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--share", "0"], "expected --share"),
+        (["--noise", "0"], "expected --noise of at least 1"),
+        (["--garbage", "10", "--noise", "20"], "expected --garbage of at least 20"),
+        (["--tpr", "1.5"], "expected --tpr from"),
+        (["--model", "mnist"], "images 1x28x28 of 10 classes"),
+        (["--model", "nonsense"], "found the unknown name 'nonsense'"),
+    ],
+)
+def test_bad_input_to_train_is_one_sentence(capsys, shared, arguments, said):
+    status, _, err = run(
+        capsys, "ood", "train", shared / "bands.npz", "--out", "bad", *FLAGS[:8], *arguments
+    )
+    assert status == 2 and said in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_train_from_a_named_classifier_makes_a_detector_that_loads(capsys, shared):
+    status, _, err = run(
+        capsys,
+        *("ood", "train", shared / "bands.npz", "--model", shared / "plain", "--out", "more"),
+        *FLAGS[2:8],
+        *FLAGS[8:],
+        "--epochs",
+        "2",
+        "--head",
+        "beside",
+    )
+    assert status == 0, err
+    detector = Detector.load("more")
+    assert detector.class_names == ("0", "1", "2")
+    status, out, err = run(
+        capsys,
+        *("ood", "eval", "more", "--ood", shared / "other", "--no-synthetic", "--json"),
+        *("--baselines", "msp", "--out", "e2"),
+    )
+    assert status == 0, err  # known data and the plain classifier are those of the run
+    assert {record["method"] for record in json.loads(out)["records"]} == {"preimage", "msp"}
