@@ -70,7 +70,7 @@ def compare(seed: int, variant: str, id: str, start: str, place: Path) -> list[R
         place: folder for the runs.
     """
     arch = "cnn-deep" if id == "cifar10" else "cnn"
-    own = ["--arch", arch] if start == "scratch" else ["--model", id, "--epochs", "3"]
+    own = ["--arch", arch] if start == "scratch" else ["--model", id]
     hard, plain = str(place / "hard"), id
     trained = preimage("ood", "train", id, *own, *VARIANTS[variant], "--seed", seed, "--out", hard)
     if start == "scratch":

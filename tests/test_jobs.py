@@ -56,7 +56,7 @@ KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from preimage.cli import main
-import preimage.jobs.invert, preimage.jobs.train
+import preimage.jobs.invert, preimage.jobs.ood_train, preimage.jobs.train
 
 def child(arguments, call=None, nth=0):
     pid = os.fork()
@@ -111,7 +111,12 @@ def test_killed_jobs_end_as_unbroken_ones(tmp_path):
     data = tiny.write_npz(tmp_path / "bands.npz")
     invert = tiny.invert_arguments("", steps=60)[:-2]
     train = [*tiny.train_arguments(data, "")[:-2], "--epochs", "30"]
-    jobs = [(invert, "whole-invert", "broken-invert"), (train, "whole-train", "broken-train")]
+    harden = [*tiny.ood_arguments(data, "")[:-2], "--epochs", "9"]
+    jobs = [
+        (invert, "whole-invert", "broken-invert"),
+        (train, "whole-train", "broken-train"),
+        (harden, "whole-ood", "broken-ood"),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", KILLER, json.dumps(jobs)],
         capture_output=True,
@@ -126,15 +131,17 @@ def test_killed_jobs_end_as_unbroken_ones(tmp_path):
         expected = contents(whole)
         assert contents(broken) == expected
         assert len(expected["log"]) >= 8
-        assert {"generator.safetensors", "classifier.safetensors"} & expected.keys()
+        made = ("generator", "classifier", "detector")
+        assert {f"{name}.safetensors" for name in made} & expected.keys()
 
 
-@pytest.mark.parametrize("kind", ["invert", "train"])
+@pytest.mark.parametrize("kind", ["invert", "train", "ood"])
 def test_disk_that_is_full_in_the_middle_costs_nothing(tmp_path, monkeypatch, capsys, kind):
     data = tiny.write_npz(tmp_path / "bands.npz")
     arguments = {
         "invert": lambda out: tiny.invert_arguments(out),
         "train": lambda out: tiny.train_arguments(data, out),
+        "ood": lambda out: tiny.ood_arguments(data, out),
     }[kind]
     assert main(arguments("whole")) == 0
     capsys.readouterr()

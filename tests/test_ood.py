@@ -35,11 +35,7 @@ SMALL = HardenConfig(
 TRAINING = TrainConfig(
     arch="cnn", width=4, epochs=4, batch=20, lr=0.02, augmentation=Augmentation(shift=0)
 )
-FLAGS = (
-    *("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0"),
-    *("--noise", "40", "--garbage", "120", "--gain", "30", "--inversion-steps", "4"),
-    *("--inversion-batch", "16", "--valid", "20", "--margin", "1.0"),
-)
+FLAGS = tiny.HARDEN
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +58,7 @@ def shared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREIMAGE_CACHE", str(folder / "cache"))
         data = str(folder / "bands.npz")
-        assert main(["ood", "train", data, "--out", str(folder / "hard"), *FLAGS]) == 0
+        assert main(tiny.ood_arguments(data, folder / "hard")) == 0
         plain = ("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0")
         assert main(["train", data, "--out", str(folder / "plain"), *plain]) == 0
     return folder

@@ -46,6 +46,18 @@ def train_arguments(data, out, *more, arch="mlp"):
     return ["train", str(data), "--arch", arch, *size, "--out", str(out), *more]
 
 
+HARDEN = (
+    *("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0"),
+    *("--noise", "40", "--garbage", "120", "--gain", "30", "--inversion-steps", "4"),
+    *("--inversion-batch", "16", "--valid", "20", "--margin", "1.0"),
+)
+
+
+def ood_arguments(data, out, *more):
+    """A whole hardening that takes a second."""
+    return ["ood", "train", str(data), *HARDEN, "--out", str(out), *more]
+
+
 def _network(inputs=SIDE * SIDE, classes=CLASSES):
     torch.manual_seed(1)
     return nn.Sequential(

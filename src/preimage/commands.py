@@ -34,7 +34,7 @@ class Train:
     For example:
       preimage train mnist
       preimage train cifar10 --arch resnet-deep --epochs 30 --seed 1
-      preimage train path/to/class-folders --arch cnn --flip
+      preimage train path/to/class-folders --arch cnn --flip True
 
     A killed training goes on where it was when the same command is given again.
     """
@@ -128,13 +128,16 @@ class OodTrain(Train):
     For example:
       preimage ood train mnist
       preimage ood train cifar10 --arch cnn-deep --seed 1
-      preimage ood train gtsrb --model gtsrb --head beside --epochs 5
+      preimage ood train gtsrb --model gtsrb --head beside
       preimage ood train path/to/class-folders --model mypackage.models:build
           --checkpoint weights.safetensors --image 3 64 64
 
     A killed training goes on where it was when the same command is given again.
     """
 
+    epochs: int | None = None
+    """None takes the data set's recipe, or 16; for a classifier that is trained already 3, or as
+    many as make 600 steps."""
     start: Flat[Start] = field(default_factory=Start)
     harden: Flat[HardenConfig] = field(default_factory=HardenConfig)
     tpr: float = 0.99

@@ -176,12 +176,21 @@ def batch_count(images: int, batch: int) -> int:
     return max(1, images // batch)
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig, steps: int) -> tuple[Any, Any]:
-    """The optimiser that the settings ask for, and its one-cycle schedule over `steps`."""
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, steps: int, gentle: float = 1.0
+) -> tuple[Any, Any]:
+    """The optimiser that the settings ask for, and its one-cycle schedule over `steps`.
+
+    Args:
+        network: what is to learn.
+        config: the settings.
+        steps: of the schedule.
+        gentle: of the usual peak learning rate, where the settings name none.
+    """
     kind = config.optimizer
     if kind == "auto":
         kind = "sgd" if _has_batch_norm(network) else "adamw"
-    peak = config.lr or (0.2 if kind == "sgd" else 1e-3) * config.batch / 256
+    peak = config.lr or gentle * (0.2 if kind == "sgd" else 1e-3) * config.batch / 256
     groups = _parameter_groups(network, config.weight_decay)
     optimizer: torch.optim.Optimizer
     if kind == "sgd":

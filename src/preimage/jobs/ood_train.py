@@ -18,11 +18,10 @@ from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
 from preimage.run import RunFolder
 from preimage.sources import load_classifier
-from preimage.training import accuracy_on
+from preimage.training import accuracy_on, batch_count
 
 POOL_FILE = "garbage.html"
-_GENTLE = 0.1
-"""Share of the usual learning rate for a classifier that is trained already."""
+_FEW_EPOCHS, _FEW_STEPS = 3, 600
 
 
 def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[dict[str, Any], Path]:
@@ -36,11 +35,11 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         DivergedError: when a loss becomes NaN; the folder keeps the last epoch's state.
     """
     report = report or Silent()
-    training = _training(command)
-    check_train(training)
+    check_train(train_config(command))
     check_harden(command.harden, command.tpr)
     start = load_classifier(command.start) if command.start.model else None
     data = load(command.dataset, "train", spec=start.spec if start else None)
+    training = _training(command, len(data))
     test = test_set(command.dataset, data, report)
     name = Path(command.dataset).stem or command.dataset
     path = Path(command.output.out or f"runs/ood-{name}-{_kind(command)}-{training.seed}")
@@ -84,16 +83,13 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         return folder.metrics(), path
 
 
-def _training(command: OodTrain) -> TrainConfig:
+def _training(command: OodTrain, images: int) -> TrainConfig:
+    """The settings; a trained classifier needs few epochs, unless they are short ones."""
     config = train_config(command)
-    if command.start.model and config.lr is None:
-        usual = 0.2 if config.optimizer == "sgd" else 1e-3
-        return replace(
-            config,
-            optimizer="adamw" if config.optimizer == "auto" else config.optimizer,
-            lr=usual * _GENTLE * config.batch / 256,
-        )
-    return config
+    if not command.start.model or command.epochs is not None:
+        return config
+    steps = batch_count(images, config.batch)
+    return replace(config, epochs=max(_FEW_EPOCHS, -(-_FEW_STEPS // steps)))
 
 
 def _kind(command: OodTrain) -> str:

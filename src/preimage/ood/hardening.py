@@ -34,6 +34,8 @@ from preimage.training import (
 )
 from preimage.zoo.architectures import build
 
+_GENTLE = 0.1
+"""Of the usual learning rate, for weights that are trained already."""
 _KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 10_000
 
 
@@ -110,7 +112,8 @@ def harden(
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         classifier = _with_garbage(fit, training, start, config)
-        loop = _Loop(fabric, classifier, fit, validation, config, training)
+        tuned = start is not None and config.head == "extend"
+        loop = _Loop(fabric, classifier, fit, validation, config, training, tuned)
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
     reference = fit.subset(torch.arange(min(len(fit), _REFERENCE_IMAGES)))  # in random order
@@ -162,13 +165,15 @@ class _Loop:
         validation: ImageSet,
         config: HardenConfig,
         training: TrainConfig,
+        tuned: bool,
     ):
         self.fabric, self.classifier = fabric, classifier.to(fabric.device)
         self.fit, self.validation = fit, validation
         self.config, self.training = config, training
         steps = training.epochs * batch_count(len(fit), training.batch)
-        self._optimizer, self._schedule = make_optimizer(classifier.network, training, steps)
-        self.model, self.optimizer = fabric.setup(classifier.network, self._optimizer)
+        gentle = _GENTLE if tuned else 1.0
+        optimizer, self._schedule = make_optimizer(classifier.network, training, steps, gentle)
+        self.model, self.optimizer = fabric.setup(classifier.network, optimizer)
         seed = training.seed
         self.pool = GarbagePool(fit.spec, config.garbage, config.noise, seed)
         self.rounds = Rounds(fabric, classifier, self._planned(), config, seed)
