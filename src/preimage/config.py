@@ -197,7 +197,7 @@ class HardenConfig:
     leaves garbage at noise."""
     share: float = 0.33
     """Garbage beside each batch of real images, as a share of it."""
-    weight: float = 2.0
+    weight: float = 5.0
     """How many classes garbage counts as in the weighted cross-entropy, however much there is."""
     exclude: Literal["none", "certain", "natural"] = "none"
     """Inversions that stay out of garbage: none; certain, those that the classifier is sure of;

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +88,14 @@ class FromModel:
         return with_garbage(load_classifier(self.model), self.head)  # type: ignore[arg-type]
 
 
+class Gauge(NamedTuple):
+    """How the parts of a score vary over held-out real images."""
+
+    garbage_mean: float = 0.0
+    garbage_deviation: float = 1.0
+    layers_deviation: float = 1.0
+
+
 class Detector:
     """Tells how far out-of-distribution images are: larger scores mean farther.
 
@@ -113,7 +121,7 @@ class Detector:
         """By the name of the score, where images begin to be out-of-distribution."""
         self._score = find_score(score)
         self._layers = LayerDistance()
-        self._centre, self._spread = 0.0, 1.0
+        self._gauge = Gauge()
 
     @property
     def threshold(self) -> float | None:
@@ -157,8 +165,8 @@ class Detector:
             self._layers.fit([v[::2] for v in described], [v[1::2] for v in described])
         else:
             self._layers.fit(self._look_at(reference)[1], described)
-        odds = garbage_odds(logits)
-        self._centre, self._spread = float(odds.mean()), float(odds.std().clamp_min(1e-6))
+        odds, layers = garbage_odds(logits), self._layers(described).mean(1)
+        self._gauge = Gauge(float(odds.mean()), _deviation(odds), _deviation(layers))
         evidence = self._evidence(logits, described)
         for name in score_names():
             self.thresholds[name] = float(threshold_at(find_score(name)(evidence), tpr))
@@ -191,8 +199,9 @@ class Detector:
         return self._evidence(prediction.logits, described)
 
     def _evidence(self, logits: Tensor, described: list[Tensor]) -> Evidence:
-        garbage = (garbage_odds(logits) - self._centre) / self._spread
-        return Evidence(logits, garbage, self._layers(described))
+        gauge = self._gauge
+        garbage = (garbage_odds(logits) - gauge.garbage_mean) / gauge.garbage_deviation
+        return Evidence(logits, garbage, self._layers(described) / gauge.layers_deviation)
 
     def _look_at(self, images: Images) -> tuple[Tensor, list[Tensor]]:
         """Logits and layers of all of `images`."""
@@ -234,7 +243,7 @@ class Detector:
             "recipe": json.dumps(asdict(self.recipe)),  # type: ignore[call-overload]
             "score": self.score,
             "thresholds": json.dumps(self.thresholds),
-            "garbage": json.dumps([self._centre, self._spread]),
+            "gauge": json.dumps(self._gauge),
         }
         state = {
             **{_NETWORK + name: t for name, t in self.classifier.network.state_dict().items()},
@@ -261,9 +270,13 @@ class Detector:
         classifier.name = path.stem if path.is_file() else path.name
         detector = cls(classifier, header["score"], recipe)
         detector.thresholds = json.loads(header["thresholds"])
-        detector._centre, detector._spread = json.loads(header["garbage"])
+        detector._gauge = Gauge(*json.loads(header["gauge"]))
         detector._layers.load_state_dict(below(_LAYERS, state))
         return detector
+
+
+def _deviation(values: Tensor) -> float:
+    return float(values.std().clamp_min(1e-6))
 
 
 def threshold_at(scores: Tensor, tpr: float) -> Tensor:

@@ -22,7 +22,7 @@ class Evidence(NamedTuple):
     garbage: Tensor
     """(B,), log-odds of garbage, standardised over held-out real images."""
     layers: Tensor
-    """(B, L), distance from real images in each layer, likewise."""
+    """(B, L), distance from real images in each layer; its mean over the layers likewise."""
 
 
 Score = Callable[[Evidence], Tensor]
@@ -116,4 +116,4 @@ def combined_score(evidence: Evidence) -> Tensor:
 
     Garbage tells what lies near the classes, the layers tell what is unlike any real image.
     """
-    return evidence.garbage + evidence.layers.mean(1)
+    return evidence.garbage + layers_score(evidence)
