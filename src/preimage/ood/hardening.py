@@ -275,12 +275,12 @@ class _Loop:
             yield channels_last((images - mean) / std), both
 
     def _weights(self, labels: Tensor) -> Tensor:
-        """Class weights (n + 1,): garbage counts as `weight` classes, however much there is."""
+        """Class weights (n + 1,): garbage counts `weight` of all classes, however much there is."""
         classes = self.classifier.classes - 1
         weights = torch.ones(classes + 1, device=labels.device)
         garbage = int((labels == classes).sum())
         real = len(labels) - garbage
-        weights[-1] = self.config.weight * real / classes / max(1, garbage)
+        weights[-1] = self.config.weight * real / max(1, garbage)
         return weights
 
     @torch.no_grad()
