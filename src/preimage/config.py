@@ -197,9 +197,9 @@ class HardenConfig:
     leaves garbage at noise."""
     share: float = 0.33
     """Garbage beside each batch of real images, as a share of it."""
-    weight: float = 0.5
-    """What garbage counts in the weighted cross-entropy beside all classes together, however much
-    there is of it."""
+    weight: float = 5.0
+    """How many classes garbage counts as in the weighted cross-entropy, however much there is of
+    it; half of all classes at most."""
     exclude: Literal["none", "certain", "natural"] = "none"
     """Inversions that stay out of garbage: none; certain, those that the classifier is sure of;
     natural, those with features as near to a class as real images."""

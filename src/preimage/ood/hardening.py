@@ -36,6 +36,8 @@ from preimage.zoo.architectures import build
 
 _GENTLE = 0.1
 """Of the usual learning rate, for weights that are trained already."""
+_MOST_WEIGHT = 0.5
+"""Of garbage beside all classes together."""
 _KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 10_000
 
 
@@ -275,12 +277,13 @@ class _Loop:
             yield channels_last((images - mean) / std), both
 
     def _weights(self, labels: Tensor) -> Tensor:
-        """Class weights (n + 1,): garbage counts `weight` of all classes, however much there is."""
+        """Class weights (n + 1,): garbage counts as `weight` classes, however much there is."""
         classes = self.classifier.classes - 1
         weights = torch.ones(classes + 1, device=labels.device)
         garbage = int((labels == classes).sum())
         real = len(labels) - garbage
-        weights[-1] = self.config.weight * real / max(1, garbage)
+        share = min(self.config.weight / classes, _MOST_WEIGHT)
+        weights[-1] = share * real / max(1, garbage)
         return weights
 
     @torch.no_grad()
