@@ -145,6 +145,7 @@ def test_poisoned_garbage_makes_the_guard_go_back_and_stop(shared, monkeypatch):
         return Candidates(data.images, 0, 1.0)
 
     monkeypatch.setattr(Rounds, "next", poison)
+    monkeypatch.setattr("preimage.ood.hardening._MOST_WEIGHT", 3.0)
     config = replace(
         SMALL, noise=4, garbage=400, gain=240, margin=0.1, patience=1, share=1.0, weight=9.0
     )
