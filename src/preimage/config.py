@@ -226,6 +226,49 @@ class HardenConfig:
 
 
 @dataclass(frozen=True)
+class ReconstructConfig:
+    """How training images are looked for. Weights balance themselves: a term's number is its say."""
+
+    carrier: Literal["direct", "generator"] = "direct"
+    """direct moves the pixels of every image, generator draws all of them."""
+    images: int = 200
+    """Images to look for, spread evenly over the classes."""
+    steps: int = 2000
+    lr: float | None = None
+    """Peak learning rate of Adam; None is 0.01 for pixels and 0.002 for a generator."""
+    epsilon: float = 0.03
+    """Size of the perturbations that an image must bear, in units of pixels."""
+    sharpness: float = 100.0
+    """Of the smooth step that stands for a ReLU's derivative."""
+    kl: float = 0.02
+    """Say of the KL divergence to a soft target."""
+    ce: float = 0.05
+    """Say of the cross-entropy with the class."""
+    kl_noise: float = 0.02
+    """Say of the divergence under random sign noise."""
+    ce_noise: float = 0.05
+    """Say of the cross-entropy under random sign noise."""
+    kl_adversarial: float = 0.02
+    """Say of the divergence after an adversarial step."""
+    ce_adversarial: float = 0.05
+    """Say of the cross-entropy after an adversarial step."""
+    cosine: float = 0.02
+    """Say of the mean cosine similarity of features."""
+    orthogonality: float = 0.02
+    """Say of the orthogonality of features."""
+    smoothness: float = 0.05
+    """Say of the total variation."""
+    pixels: float = 0.2
+    """Say of the distance of pixels from [0, 1]."""
+    gradient: float = 0.05
+    """Say of the norm of the loss's gradient with respect to the weights."""
+    stationarity: float = 1.0
+    """Say of the KKT stationarity of margin maximisation."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which classifier, and what its file does not say of itself."""
 

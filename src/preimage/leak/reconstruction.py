@@ -1,0 +1,300 @@
+"""Look for the images that a classifier was trained on, from the classifier alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from preimage.checkpoint import Checkpointer
+from preimage.classifier import Classifier, frozen
+from preimage.conditioning import make_scheme
+from preimage.config import ReconstructConfig, Runtime
+from preimage.drawing import balanced_labels
+from preimage.errors import DivergedError
+from preimage.generator import plane_size
+from preimage.leak.balance import Balance
+from preimage.leak.carriers import make_carrier
+from preimage.leak.terms import (
+    adversarial_step,
+    gradient_norm,
+    margins,
+    pixel_range,
+    sign_noise,
+    smooth_relu,
+    stationarity,
+)
+from preimage.runtime import make_fabric, stream
+from preimage.terms.paper import cosine_similarity, cross_entropy, kl_divergence, orthogonality
+from preimage.terms.prior import total_variation
+from preimage.training import one_device
+from preimage.types import Condition, Prediction, Sample
+
+LOOK_EVERY = 25
+"""Steps between two looks at the terms' gradients."""
+SAVE_EVERY = 100
+
+_OF_WEIGHTS = ("stationarity", "gradient")
+
+
+@dataclass(frozen=True)
+class ReconstructProgress:
+    """Where a reconstruction stands."""
+
+    step: int
+    steps: int
+    values: dict[str, float]
+    """Each term's value, without its weight."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was found."""
+
+    images: Tensor
+    """(N, C, H, W) in [0, 1]."""
+    labels: Tensor
+    """(N,) int64, the classes asked for."""
+
+
+def reconstruct(
+    classifier: Classifier,
+    config: ReconstructConfig | None = None,
+    *,
+    runtime: Runtime | None = None,
+    checkpoint: Checkpointer | None = None,
+    on_step: Callable[[ReconstructProgress], None] | None = None,
+) -> Reconstruction:
+    """Find images that obey what training images obey.
+
+    Application 3 of "Network Inversion and Its Applications" (arXiv 2411.17777), with the
+    stationarity of Haim et al. 2022 as one more term and weights that balance themselves.
+
+    Args:
+        classifier: it is afterwards as it was.
+        config: settings; the defaults serve every architecture.
+        runtime: device; one, in float32, since second derivatives are taken.
+        checkpoint: when given, resumes from its state and saves every 100 steps.
+        on_step: called after every look at the gradients.
+
+    Raises:
+        PreimageError: for settings that do not fit.
+        DivergedError: when the loss becomes NaN; the last checkpoint stays.
+    """
+    config = config or ReconstructConfig()
+    fabric = make_fabric(one_device(runtime or Runtime()))
+    with frozen(classifier, fabric.device), _differentiable(classifier, config):
+        search = _Search(classifier, config, fabric.device)
+        search.run(checkpoint, on_step)
+        with torch.no_grad():
+            images = search.carrier().clamp(0, 1).float().cpu()
+    return Reconstruction(images, search.labels.cpu())
+
+
+@contextmanager
+def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterator[None]:
+    """Second derivatives: weights in the graph, smooth ReLUs, attention that has them."""
+    wanted = any(getattr(config, name) > 0 for name in _OF_WEIGHTS)
+    for parameter in classifier.parameters():
+        parameter.requires_grad_(wanted)  # put back by `frozen`
+    with smooth_relu(classifier.network, config.sharpness), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+class _Search:
+    """One reconstruction under way."""
+
+    def __init__(self, classifier: Classifier, config: ReconstructConfig, device: torch.device):
+        self.classifier, self.config = classifier, config
+        classes, spec, seed = classifier.classes, classifier.spec, config.seed
+        labels = balanced_labels(config.images, classes).sort().values
+        scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
+        condition = scheme(labels, stream(seed, "reconstruct"))
+        self.labels = labels.to(device)
+        self.condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
+        self.carrier = make_carrier(config.carrier, spec, labels, classes, seed).to(device)
+        self.parameters = [p for p in classifier.parameters() if p.requires_grad]
+        self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
+        self.scale = 1.0
+        self.balance = Balance(priorities(config))
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(self.carrier.parameters()), "lr": _rate(config)},
+                {"params": [self.multipliers], "lr": 0.02},
+            ],
+            betas=(0.9, 0.99),
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay)
+
+    def _decay(self, step: int) -> float:
+        """Half a cosine down to a fiftieth."""
+        return 0.51 + 0.49 * math.cos(math.pi * min(1.0, step / self.config.steps))
+
+    def run(
+        self,
+        checkpoint: Checkpointer | None,
+        on_step: Callable[[ReconstructProgress], None] | None,
+    ) -> None:
+        step = self._restore(checkpoint)
+        if step == 0 and self.config.stationarity > 0:
+            self.scale = self._first_scale()
+        while step < self.config.steps:
+            values = self._step(step)
+            step += 1
+            if on_step and (step % LOOK_EVERY == 0 or step == self.config.steps):
+                on_step(ReconstructProgress(step, self.config.steps, values))
+            if checkpoint and (step % SAVE_EVERY == 0 or step == self.config.steps):
+                checkpoint.save_state(self._state(step))
+
+    def _step(self, step: int) -> dict[str, float]:
+        images = self.carrier()
+        values = self._values(images, step)
+        if step % LOOK_EVERY == 0:
+            self.balance.look(values, images)
+        loss = self.balance.total(values)
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"expected a finite loss, found {loss.item()} at step {step + 1}; lower --lr, the "
+                "last checkpoint stays as it was"
+            )
+        learnt = [*self.carrier.parameters(), self.multipliers]
+        gradients = torch.autograd.grad(loss, learnt, allow_unused=True)
+        for parameter, gradient in zip(learnt, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.schedule.step()
+        return {name: float(value) for name, value in values.items()}
+
+    def _values(self, images: Tensor, step: int) -> dict[str, Tensor]:
+        """Every term that has a priority."""
+        made = _Terms(self, images, step)
+        return {name: getattr(made, name)() for name in self.balance.priorities}
+
+    def _first_scale(self) -> float:
+        """Multipliers, all alike, that bring the sum of gradients nearest to the weights."""
+        logits = self.classifier(self.carrier()).logits
+        total = margins(logits, self.labels).sum()
+        gradients = torch.autograd.grad(total, self.parameters)
+        both = sum(float((p * g).sum()) for p, g in zip(self.parameters, gradients, strict=True))
+        own = sum(float(g.square().sum()) for g in gradients)
+        return max(both / max(own, 1e-12), 1e-6)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "carrier": self.carrier.state_dict(),
+            "multipliers": self.multipliers.detach(),
+            "scale": self.scale,
+            "balance": self.balance.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def _restore(self, checkpoint: Checkpointer | None) -> int:
+        state = checkpoint.load_state() if checkpoint else None
+        if state is None:
+            return 0
+        self.carrier.load_state_dict(state["carrier"])
+        self.multipliers.data.copy_(state["multipliers"])
+        self.scale = state["scale"]
+        self.balance.load_state_dict(state["balance"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        return int(state["step"])
+
+
+class _Terms:
+    """The terms of one step by name; what several share is made once."""
+
+    def __init__(self, search: _Search, images: Tensor, step: int):
+        self.search, self.images = search, images
+        self.inside = images + (images.clamp(0, 1) - images).detach()
+        self.prediction = search.classifier(self.inside)
+        self.sample = Sample(images, search.condition, self.prediction)
+        self.random = stream(search.config.seed, "noise", step)
+        self._moved: dict[str, Sample] = {}
+
+    def kl(self) -> Tensor:
+        return kl_divergence(self.sample)
+
+    def ce(self) -> Tensor:
+        return cross_entropy(self.sample)
+
+    def cosine(self) -> Tensor:
+        return cosine_similarity(self.sample)
+
+    def orthogonality(self) -> Tensor:
+        return orthogonality(self.sample)
+
+    def kl_noise(self) -> Tensor:
+        return kl_divergence(self._noisy())
+
+    def ce_noise(self) -> Tensor:
+        return cross_entropy(self._noisy())
+
+    def kl_adversarial(self) -> Tensor:
+        return kl_divergence(self._attacked())
+
+    def ce_adversarial(self) -> Tensor:
+        return cross_entropy(self._attacked())
+
+    def smoothness(self) -> Tensor:
+        return total_variation(self.sample)
+
+    def pixels(self) -> Tensor:
+        return pixel_range(self.images)
+
+    def gradient(self) -> Tensor:
+        logits, labels = self.prediction.logits, self.search.labels
+        return gradient_norm(logits, labels, self.search.parameters)
+
+    def stationarity(self) -> Tensor:
+        logits, labels = self.prediction.logits, self.search.labels
+        # positive, and of the right size at zero
+        multipliers = self.search.scale * F.softplus(self.search.multipliers) / math.log(2)
+        return stationarity(logits, labels, multipliers, self.search.parameters)
+
+    def _ask(self, images: Tensor) -> Tensor:
+        prediction: Prediction = self.search.classifier(images)
+        return prediction.logits
+
+    def _noisy(self) -> Sample:
+        epsilon = self.search.config.epsilon
+        return self._seen("noise", lambda: sign_noise(self.inside, epsilon, self.random))
+
+    def _attacked(self) -> Sample:
+        epsilon, labels = self.search.config.epsilon, self.search.labels
+        return self._seen(
+            "attack", lambda: adversarial_step(self._ask, self.inside, labels, epsilon)
+        )
+
+    def _seen(self, name: str, move: Callable[[], Tensor]) -> Sample:
+        if name not in self._moved:
+            moved = move()
+            prediction = self.search.classifier(moved)
+            self._moved[name] = Sample(moved, self.search.condition, prediction)
+        return self._moved[name]
+
+
+def priorities(config: ReconstructConfig) -> dict[str, float]:
+    """Each term's priority by name."""
+    return {name: getattr(config, name) for name in TERMS}
+
+
+TERMS = (
+    *("kl", "ce", "kl_noise", "ce_noise", "kl_adversarial", "ce_adversarial"),
+    *("cosine", "orthogonality", "smoothness", "pixels", "gradient", "stationarity"),
+)
+"""Names of all terms, which the settings have as fields."""
+
+
+def _rate(config: ReconstructConfig) -> float:
+    """Pixels may move by a hundredth a step, a generator's weights by less."""
+    return config.lr or (0.01 if config.carrier == "direct" else 2e-3)
