@@ -145,6 +145,17 @@ def _ood_eval(command: commands.OodEval, terminal: Terminal) -> tuple[dict[str, 
     return {**shown, **places}, f"Known: {result['id']}"
 
 
+def _reconstruct(command: commands.Reconstruct, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.jobs.reconstruct import PAGE_FILE, reconstruct_job
+
+    result, folder = reconstruct_job(command, terminal)
+    return {
+        **result,
+        "folder": str(folder),
+        "page": str(folder / PAGE_FILE),
+    }, f"Does {command.model.model} leak?"
+
+
 def _sample(command: commands.Sample, terminal: Terminal) -> tuple[dict[str, Any], str]:
     from preimage.jobs.sample import sample_job
 
@@ -177,6 +188,7 @@ _HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
     commands.OodTrain: _ood_train,
     commands.OodScore: _ood_score,
     commands.OodEval: _ood_eval,
+    commands.Reconstruct: _reconstruct,
     commands.Sample: _sample,
     commands.Show: _show,
     commands.Demo: _demo,

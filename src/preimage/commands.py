@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
-from preimage.config import PRESETS, HardenConfig, InvertConfig, ModelConfig, Runtime
+from preimage.config import (
+    PRESETS,
+    HardenConfig,
+    InvertConfig,
+    ModelConfig,
+    ReconstructConfig,
+    Runtime,
+)
 
 USUAL = "natural"
 """The preset of the command line where none is named."""
@@ -221,6 +228,42 @@ class Ood:
 
 
 @dataclass(frozen=True)
+class Control:
+    """The images that reconstructions are compared with."""
+
+    data: str | None = None
+    """Data set whose train split the classifier was trained on; its test split is held out. None
+    takes a bundled classifier's own."""
+    heldout: str | None = None
+    """Other data of the same distribution that the classifier has not seen, in place of the test
+    split."""
+    evaluator: str | None = None
+    """Independent classifier of the same classes; None takes a bundled classifier's own."""
+    most: int = 1000
+    """Images on each side at most."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Look for a classifier's training images, and say with a control group whether it leaks them.
+
+    For example:
+      preimage reconstruct runs/train-few-mlp-0 --data few.npz --heldout more.npz
+      preimage reconstruct mnist --steps 300 --json
+      preimage reconstruct mypackage.models:build --checkpoint weights.safetensors
+          --image 3 64 64 --data path/to/class-folders
+
+    A killed run goes on where it was when the same command is given again.
+    """
+
+    model: Flat[ModelConfig]
+    config: Flat[ReconstructConfig] = field(default_factory=ReconstructConfig)
+    control: Flat[Control] = field(default_factory=Control)
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
+    output: Flat[Output] = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
 class Sample:
     """Draw images from a finished inversion.
 
@@ -287,6 +330,7 @@ def command_type(arguments: Sequence[str]) -> Any:
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Invert, tyro.conf.subcommand("invert", default=start)]
         | Annotated[Ood, tyro.conf.subcommand("ood")]
+        | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Show, tyro.conf.subcommand("show")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]

@@ -227,7 +227,7 @@ class HardenConfig:
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """How training images are looked for. Weights balance themselves: a term's number is its say."""
+    """How training images are looked for. Weights balance themselves; a term has a say."""
 
     carrier: Literal["direct", "generator"] = "direct"
     """direct moves the pixels of every image, generator draws all of them."""

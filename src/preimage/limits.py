@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from preimage.config import HardenConfig, InvertConfig, TrainConfig
+from preimage.config import HardenConfig, InvertConfig, ReconstructConfig, TrainConfig
 from preimage.errors import PreimageError
 
 _ABOVE_ZERO = 1e-12
 _SEED = 2**63 - 1
+
+SAYS = (
+    *("kl", "ce", "kl_noise", "ce_noise", "kl_adversarial", "ce_adversarial"),
+    *("cosine", "orthogonality", "smoothness", "pixels", "gradient", "stationarity"),
+)
+"""Terms of a reconstruction, which its settings have as fields."""
 
 Range = tuple[float, float]
 _AUGMENTATION: dict[str, Range] = {
@@ -107,6 +113,32 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
             "tpr": (_ABOVE_ZERO, 1),
         },
     )
+
+
+def check_reconstruct(config: ReconstructConfig) -> None:
+    """Refuse a reconstruction whose settings are out of range.
+
+    Raises:
+        PreimageError: naming the first that is, or for no term with a say.
+    """
+    numbers = {name: value for name, value in vars(config).items() if name != "carrier"}
+    says = dict.fromkeys(SAYS, (0, math.inf))
+    _check(
+        numbers,
+        {
+            "images": (2, math.inf),
+            "steps": (1, math.inf),
+            "lr": (_ABOVE_ZERO, math.inf),
+            "epsilon": (0, 1),
+            "sharpness": (_ABOVE_ZERO, math.inf),
+            **says,
+            "seed": (-_SEED, _SEED),
+        },
+    )
+    if not any(numbers[name] for name in SAYS):
+        raise PreimageError(
+            "expected at least one term with a say above 0, found none; raise --stationarity"
+        )
 
 
 def _check(values: Mapping[str, float | None], ranges: Mapping[str, Range]) -> None:

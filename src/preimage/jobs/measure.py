@@ -35,15 +35,20 @@ def find_judges(
         PreimageError: when what the settings name is not there or does not fit the classifier. A
             bundled classifier's own data set that is not at hand is a warning only.
     """
-    own = model.model.removesuffix(_EVALUATOR) if model.model in zoo.bundled() else None
+    own = own_data(model.model)
     dataset = measure.data or own
     return Judges(
         dataset,
         _real(dataset, classifier, report, asked=measure.data is not None)
         if measure.real
         else None,
-        _evaluator(model.model, own, classifier, measure.evaluator),
+        find_evaluator(model, classifier, measure.evaluator),
     )
+
+
+def own_data(model: str) -> str | None:
+    """The data set that a bundled classifier was trained on; None for any other."""
+    return model.removesuffix(_EVALUATOR) if model in zoo.bundled() else None
 
 
 def _real(
@@ -71,9 +76,15 @@ def _related(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and family(one) == family(other)
 
 
-def _evaluator(
-    model: str, own: str | None, classifier: Classifier, asked: str | None
+def find_evaluator(
+    config: ModelConfig, classifier: Classifier, asked: str | None
 ) -> Classifier | None:
+    """The evaluator that was asked for, or a bundled classifier's own; None where there is none.
+
+    Raises:
+        PreimageError: where it does not fit the classifier, or is no independent judge.
+    """
+    model, own = config.model, own_data(config.model)
     if asked is None and own is None:
         return None
     # a bundled evaluator is judged by the other bundled classifier of its data set

@@ -27,9 +27,9 @@ from preimage.ood.evaluation import (
     Method,
     Unknown,
 )
-from preimage.ood.page import STRIP, histogram, method_table, page, strip
 from preimage.ood.shortcuts import Shortcut
 from preimage.ood.synthetic import make_synthetic, synthetic_names
+from preimage.pages import STRIP, histogram, method_table, page, strip
 from preimage.run import RunFolder
 from preimage.runtime import stream
 from preimage.sources import load_classifier
@@ -357,6 +357,13 @@ def _page(
             )
         ],
         histograms=plots,
+        histograms_title="Scores",
+        histograms_text=(
+            "known",
+            "unknown",
+            "images by score; further right is more out-of-distribution. The dashed line is the "
+            "threshold, chosen from known images alone.",
+        ),
         strips_title="The most confident mistakes",
         strips_text="Of each set, the images that look most known.",
         strips=[strip(*parts) for parts in shown],

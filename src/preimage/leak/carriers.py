@@ -1,4 +1,4 @@
-"""What holds the images while they are looked for. A new one is a class with ``@carrier("name")``."""
+"""What holds the images while they are looked for: a class each, with ``@carrier("name")``."""
 
 from __future__ import annotations
 

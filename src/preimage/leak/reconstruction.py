@@ -25,12 +25,12 @@ from preimage.leak.carriers import make_carrier
 from preimage.leak.terms import (
     adversarial_step,
     gradient_norm,
-    margins,
     pixel_range,
     sign_noise,
     smooth_relu,
     stationarity,
 )
+from preimage.limits import SAYS, check_reconstruct
 from preimage.runtime import make_fabric, stream
 from preimage.terms.paper import cosine_similarity, cross_entropy, kl_divergence, orthogonality
 from preimage.terms.prior import total_variation
@@ -89,6 +89,7 @@ def reconstruct(
         DivergedError: when the loss becomes NaN; the last checkpoint stays.
     """
     config = config or ReconstructConfig()
+    check_reconstruct(config)
     fabric = make_fabric(one_device(runtime or Runtime()))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
         search = _Search(classifier, config, fabric.device)
@@ -122,7 +123,6 @@ class _Search:
         self.carrier = make_carrier(config.carrier, spec, labels, classes, seed).to(device)
         self.parameters = [p for p in classifier.parameters() if p.requires_grad]
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
-        self.scale = 1.0
         self.balance = Balance(priorities(config))
         self.optimizer = torch.optim.Adam(
             [
@@ -143,8 +143,6 @@ class _Search:
         on_step: Callable[[ReconstructProgress], None] | None,
     ) -> None:
         step = self._restore(checkpoint)
-        if step == 0 and self.config.stationarity > 0:
-            self.scale = self._first_scale()
         while step < self.config.steps:
             values = self._step(step)
             step += 1
@@ -170,28 +168,18 @@ class _Search:
             parameter.grad = gradient
         self.optimizer.step()
         self.schedule.step()
-        return {name: float(value) for name, value in values.items()}
+        return {name: value.item() for name, value in values.items()}
 
     def _values(self, images: Tensor, step: int) -> dict[str, Tensor]:
         """Every term that has a priority."""
         made = _Terms(self, images, step)
         return {name: getattr(made, name)() for name in self.balance.priorities}
 
-    def _first_scale(self) -> float:
-        """Multipliers, all alike, that bring the sum of gradients nearest to the weights."""
-        logits = self.classifier(self.carrier()).logits
-        total = margins(logits, self.labels).sum()
-        gradients = torch.autograd.grad(total, self.parameters)
-        both = sum(float((p * g).sum()) for p, g in zip(self.parameters, gradients, strict=True))
-        own = sum(float(g.square().sum()) for g in gradients)
-        return max(both / max(own, 1e-12), 1e-6)
-
     def _state(self, step: int) -> dict[str, Any]:
         return {
             "step": step,
             "carrier": self.carrier.state_dict(),
             "multipliers": self.multipliers.detach(),
-            "scale": self.scale,
             "balance": self.balance.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -203,7 +191,6 @@ class _Search:
             return 0
         self.carrier.load_state_dict(state["carrier"])
         self.multipliers.data.copy_(state["multipliers"])
-        self.scale = state["scale"]
         self.balance.load_state_dict(state["balance"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -257,8 +244,7 @@ class _Terms:
 
     def stationarity(self) -> Tensor:
         logits, labels = self.prediction.logits, self.search.labels
-        # positive, and of the right size at zero
-        multipliers = self.search.scale * F.softplus(self.search.multipliers) / math.log(2)
+        multipliers = F.softplus(self.search.multipliers)  # at least 0
         return stationarity(logits, labels, multipliers, self.search.parameters)
 
     def _ask(self, images: Tensor) -> Tensor:
@@ -285,14 +271,7 @@ class _Terms:
 
 def priorities(config: ReconstructConfig) -> dict[str, float]:
     """Each term's priority by name."""
-    return {name: getattr(config, name) for name in TERMS}
-
-
-TERMS = (
-    *("kl", "ce", "kl_noise", "ce_noise", "kl_adversarial", "ce_adversarial"),
-    *("cosine", "orthogonality", "smoothness", "pixels", "gradient", "stationarity"),
-)
-"""Names of all terms, which the settings have as fields."""
+    return {name: getattr(config, name) for name in SAYS}
 
 
 def _rate(config: ReconstructConfig) -> float:

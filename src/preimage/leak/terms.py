@@ -78,12 +78,14 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 def stationarity(
     logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]
 ) -> Tensor:
-    """How far weights are from a sum of margins' gradients: ||w - sum_i l_i dm_i/dw||^2 / ||w||^2.
+    """One less the cosine of the weights and a sum of margins' gradients, in [0, 2].
 
-    The stationarity of the KKT conditions of margin maximisation, which gradient descent on a
-    homogeneous network tends to (Haim et al. 2022, "Reconstructing training data from trained
-    neural networks", eq. 5; the multi-class form is Buzaglo et al. 2023, "Deconstructing data
-    reconstruction", eq. 6). Divided by the weights' norm, so that networks compare.
+    0 just where w = c sum_i l_i dm_i/dw for some c > 0: the stationarity of the KKT conditions of
+    margin maximisation, which gradient descent on a homogeneous network tends to (Haim et al. 2022,
+    "Reconstructing training data from trained neural networks", eq. 5; the multi-class form is
+    Buzaglo et al. 2023, "Deconstructing data reconstruction", eq. 6). The papers take the distance
+    of the two; its scale is the multipliers' own, and a distance can be made that of no images at
+    all by multipliers near 0.
 
     Args:
         logits: (B, K), made with the graph of `parameters`.
@@ -93,9 +95,13 @@ def stationarity(
     """
     total = (multipliers * margins(logits, labels)).sum()
     gradients = torch.autograd.grad(total, parameters, create_graph=True)
-    missing = [(p - g).square().sum() for p, g in zip(parameters, gradients, strict=True)]
-    norm = sum(p.detach().square().sum() for p in parameters)
-    return torch.stack(missing).sum() / norm
+    pairs = list(zip(parameters, gradients, strict=True))
+    along = torch.stack([(p.detach() * g).sum() for p, g in pairs]).sum()
+    norms = [
+        torch.stack([part.square().sum() for part in side]).sum()
+        for side in ([p.detach() for p in parameters], gradients)
+    ]
+    return 1 - along / (norms[0] * norms[1]).clamp_min(1e-24).sqrt()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ FEWEST = 20
 
 _NEAREST = 64
 _PERMUTATIONS = 1999
+_CHUNK = 50
 _RESAMPLES = 2000
 
 
@@ -56,9 +57,9 @@ def judge(train: Tensor, control: Tensor, seed: int = 0) -> Verdict:
 
     If the classifier tells nothing of which images it was trained on, training and held-out images
     can change places. So the p-value is the share of random divisions of all of them into two
-    halves that differ as much. It is exact whatever the reconstructions are, and however they depend on
-    each other. Two differences are looked at, the mean nearest similarity and the number above
-    :data:`RECOVERED`; the smaller p-value of the two counts double.
+    halves that differ as much. It is exact whatever the reconstructions are, and however these
+    depend on each other. Two differences are looked at: the mean nearest similarity, and the number
+    above :data:`RECOVERED`; the smaller p-value of the two counts double.
 
     Args:
         train: similarity (R, N) of each reconstruction to each training image, larger is nearer.
@@ -127,28 +128,40 @@ def _p_value(both: Tensor, count: int, seed: int) -> float:
     # the nearest of a half is almost surely among these few: all others miss it with 2^-64
     values, order = values[:, :_NEAREST], order[:, :_NEAREST]
     random = stream(seed, "verdict")
-    members = torch.arange(both.shape[1]) < count
-    truth = _differences(values, order, members)
-    reached = torch.zeros(len(truth))
-    for _ in range(_PERMUTATIONS):
-        shuffled = members[torch.randperm(len(members), generator=random)]
-        reached += (_differences(values, order, shuffled) >= truth - 1e-12).float()
+    columns = both.shape[1]
+    truth = _differences(values, order, (torch.arange(columns) < count)[None])
+    reached = torch.zeros(truth.shape[1])
+    for chunk in range(0, _PERMUTATIONS, _CHUNK):
+        size = min(_CHUNK, _PERMUTATIONS - chunk)
+        ranks = torch.rand(size, columns, generator=random).argsort(1)
+        found = _differences(values, order, ranks < count)
+        reached += (found >= truth - 1e-9).float().sum(0)
     shares = (1 + reached) / (1 + _PERMUTATIONS)
-    return min(1.0, len(truth) * float(shares.min()))
+    return min(1.0, len(shares) * float(shares.min()))
 
 
 def _differences(values: Tensor, order: Tensor, members: Tensor) -> Tensor:
-    """Of the nearest similarity within and without the members: mean, and number recovered."""
-    within = members[order]
+    """Of the nearest similarity within and without the members: mean, and share recovered.
+
+    Args:
+        values: (R, M) the largest similarities of each row, sorted.
+        order: (R, M) their columns.
+        members: (P, columns) bool, P divisions.
+
+    Returns:
+        (P, 2).
+    """
+    within = members[:, order]
     near = _first(values, within), _first(values, ~within)
-    recovered = [(part > RECOVERED).double().mean() for part in near]
-    return torch.stack([(near[0] - near[1]).double().mean(), recovered[0] - recovered[1]])
+    recovered = [(part > RECOVERED).double().mean(1) for part in near]
+    means = (near[0] - near[1]).double().mean(1)
+    return torch.stack([means, recovered[0] - recovered[1]], dim=1)
 
 
 def _first(values: Tensor, chosen: Tensor) -> Tensor:
-    """The largest chosen value of each row, which is sorted; its last where none is chosen."""
-    place = torch.where(chosen.any(1), chosen.int().argmax(1), values.shape[1] - 1)
-    return values.gather(1, place[:, None])[:, 0]
+    """The largest chosen value of each row (P, R); a row's last where none is chosen."""
+    place = torch.where(chosen.any(2), chosen.int().argmax(2), values.shape[1] - 1)
+    return values.expand(len(chosen), -1, -1).gather(2, place[:, :, None])[:, :, 0]
 
 
 def _interval(gap: Tensor, seed: int) -> tuple[float, float]:

@@ -1,0 +1,259 @@
+"""`preimage reconstruct`: training-like images, and whether they are training images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preimage.classifier import Classifier
+from preimage.commands import Reconstruct
+from preimage.data import ImageSet, load
+from preimage.environment import hardware_name
+from preimage.errors import PreimageError
+from preimage.gallery import picture_uris
+from preimage.inversion import predict
+from preimage.jobs.measure import find_evaluator, own_data
+from preimage.jobs.report import Reporter, Silent
+from preimage.leak.control import Groups, pair
+from preimage.leak.matching import WINDOW, assign, feature_similarities, similarities
+from preimage.leak.reconstruction import (
+    Reconstruction,
+    ReconstructProgress,
+    reconstruct,
+)
+from preimage.leak.verdict import RECOVERED, Verdict, judge
+from preimage.limits import check_reconstruct
+from preimage.pages import Picture, Strip, histogram, page
+from preimage.run import RunFolder
+from preimage.sources import load_classifier
+from preimage.tensors import pack
+from preimage.training import accuracy_on
+
+PAGE_FILE, IMAGES_FILE = "reconstruct.html", "reconstructions.safetensors"
+_BEST_PAIRS = 24
+_CANDIDATES = 64
+
+
+def reconstruct_job(
+    command: Reconstruct, report: Reporter | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Reconstruct, compare with both groups, and leave everything in a run folder.
+
+    Returns:
+        The record and the run folder.
+
+    Raises:
+        PreimageError: for a model, data, settings or a folder that do not fit.
+        DivergedError: when the loss becomes NaN; the folder keeps the last state.
+    """
+    report = report or Silent()
+    check_reconstruct(command.config)
+    classifier = load_classifier(command.model)
+    groups = _groups(command, classifier, report)
+    evaluator = find_evaluator(command.model, classifier, command.control.evaluator)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in classifier.name)
+    config = command.config
+    path = Path(command.output.out or f"runs/reconstruct-{name}-{config.carrier}-{config.seed}")
+    settings = {
+        "model": asdict(command.model),
+        "config": asdict(config),
+        "control": asdict(command.control),
+    }
+    with RunFolder.create(
+        path, "reconstruct", settings, overwrite=command.output.overwrite
+    ) as folder:
+        if not folder.finished:
+            found, seconds = _search(folder, command, classifier, report)
+            compared = _Compared(found, groups, classifier, evaluator, config.seed)
+            tensors = {"images": found.images, "labels": found.labels}
+            folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
+            record = _record(command, compared, seconds)
+            folder.write(PAGE_FILE, _page(classifier.name, compared, record).encode())
+            folder.finish(record)
+        return folder.metrics(), path
+
+
+def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> Groups:
+    control = command.control
+    source = control.data or own_data(command.model.model)
+    if source is None:
+        raise PreimageError(
+            f"expected the data that '{command.model.model}' was trained on, found none; give it "
+            "with --data"
+        )
+    train = load(source, "train", spec=classifier.spec)
+    heldout = load(control.heldout or source, "test", spec=classifier.spec)
+    if train.classes != classifier.classes:
+        raise PreimageError(
+            f"expected training images of {classifier.classes} classes, as the classifier has, "
+            f"found {train.classes} in '{source}'; give the data that it was trained on"
+        )
+    groups = pair(train, heldout, control.most, command.config.seed)
+    if groups.shared:
+        report.warn(f"{groups.shared} held-out images are training images as well and are left out")
+    return groups
+
+
+def _search(
+    folder: RunFolder, command: Reconstruct, classifier: Classifier, report: Reporter
+) -> tuple[Reconstruction, float]:
+    """Reconstruct, going on from the folder's state; seconds count the earlier parts as well."""
+    folder.rewind_to_state()
+    earlier = folder.metrics_log()
+    start = time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
+    found = reconstruct(
+        classifier,
+        command.config,
+        runtime=command.runtime,
+        checkpoint=folder,
+        on_step=_logger(folder, report, start),
+    )
+    return found, time.perf_counter() - start
+
+
+def _logger(
+    folder: RunFolder, report: Reporter, start: float
+) -> Callable[[ReconstructProgress], None]:
+    def on_step(progress: ReconstructProgress) -> None:
+        seconds = time.perf_counter() - start
+        folder.log(step=progress.step, seconds=seconds, **progress.values)
+        note = ", ".join(
+            f"{name} {progress.values[name]:.3g}"
+            for name in ("ce", "stationarity")
+            if name in progress.values
+        )
+        report.progress("steps", progress.step, progress.steps, note)
+
+    return on_step
+
+
+class _Compared:
+    """Reconstructions beside both groups."""
+
+    def __init__(
+        self,
+        found: Reconstruction,
+        groups: Groups,
+        classifier: Classifier,
+        evaluator: Classifier | None,
+        seed: int,
+    ):
+        self.found, self.groups = found, groups
+        self.count = len(groups.train)
+        both = torch.cat([groups.train.floats(), groups.control.floats()])
+        # chosen among all, not by group: then the groups can change places
+        self.pixels = similarities(found.images, both, _CANDIDATES)
+        self.verdict = self._judge(self.pixels, seed)
+        self.by_features = None if evaluator is None else self._by_features(evaluator, both, seed)
+        answers = predict(classifier, found.images).logits
+        self.accepted = float((answers.argmax(1) == found.labels).double().mean())
+        self.accuracy = accuracy_on(classifier, groups.control)
+
+    def recovered(self) -> tuple[int, int]:
+        """Different images of each group that a reconstruction of their class resembles."""
+        counts = []
+        for part, images in zip(self._halves(self.pixels), self.groups[:2], strict=True):
+            assert isinstance(images, ImageSet)
+            pairs = assign(part, self.found.labels, images.labels)
+            counts.append(int((part[pairs[:, 0], pairs[:, 1]] > RECOVERED).sum()))
+        return counts[0], counts[1]
+
+    def nearest(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Similarity and row of each reconstruction's nearest image in both groups."""
+        train, control = self._halves(self.pixels)
+        return tuple(train.max(1)), tuple(control.max(1))  # type: ignore[return-value]
+
+    def _halves(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        return similarity[:, : self.count], similarity[:, self.count :]
+
+    def _judge(self, similarity: Tensor, seed: int) -> Verdict:
+        return judge(*self._halves(similarity), seed)
+
+    def _by_features(self, evaluator: Classifier, both: Tensor, seed: int) -> Verdict:
+        found, real = (predict(evaluator, images).features for images in (self.found.images, both))
+        return self._judge(feature_similarities(found, real), seed)
+
+
+def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
+    verdict = compared.verdict
+    recovered, control = compared.recovered()
+    groups = compared.groups
+    return {
+        "dataset": groups.train.name,
+        "classes": groups.train.classes,
+        "seed": command.config.seed,
+        "method": f"preimage-{command.config.carrier}",
+        "recovered": recovered,
+        "recovered_control": control,
+        "ssim_train": verdict.similarity_train,
+        "ssim_control": verdict.similarity_control,
+        "effect": verdict.effect,
+        "interval": list(verdict.interval),
+        "p_value": verdict.p_value,
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "by_features": None if compared.by_features is None else asdict(compared.by_features),
+        "accepted": compared.accepted,
+        "target_accuracy": compared.accuracy,
+        "images_each": compared.count,
+        "shared": groups.shared,
+        "seconds": round(seconds, 1),
+        "hardware": hardware_name(),
+    }
+
+
+def _page(name: str, compared: _Compared, record: dict[str, Any]) -> str:
+    (near, rows), (far, others) = compared.nearest()
+    best = near.argsort(descending=True)[:_BEST_PAIRS]
+    shown = (
+        compared.found.images[best],
+        compared.groups.train.floats(rows[best]),
+        compared.groups.control.floats(others[best]),
+    )
+    uris = [picture_uris(images) for images in shown]
+    texts = (
+        [compared.groups.train.class_names[k] for k in compared.found.labels[best].tolist()],
+        [f"similarity {value:.2f}" for value in near[best].tolist()],
+        [f"similarity {value:.2f}" for value in far[best].tolist()],
+    )
+    names = ("Reconstruction", "Nearest training image", "Nearest held-out image")
+    strips = [
+        Strip(title, "", [Picture(*both) for both in zip(part, text, strict=True)])
+        for title, part, text in zip(names, uris, texts, strict=True)
+    ]
+    return page(
+        f"Does '{name}' leak its training data?",
+        f"{record['verdict'].capitalize()}. {record['reason']}",
+        facts={
+            "Verdict": record["verdict"],
+            "p-value": f"{record['p_value']:.4f}",
+            "Training images recovered": str(record["recovered"]),
+            "Held-out ones, by chance": str(record["recovered_control"]),
+            "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
+            "to the nearest held-out image": f"{record['ssim_control']:.3f}",
+        },
+        histograms=[histogram("nearest similarity", far, near, RECOVERED)],
+        histograms_title="Nearest similarities",
+        histograms_text=(
+            "held-out",
+            "training",
+            "images; the dashed line is where an image counts as recovered.",
+        ),
+        strips_title="The best pairs",
+        strips_text="The reconstructions that resemble a training image most, one below the other "
+        "with the nearest image of both groups.",
+        strips=strips,
+        notes=[
+            f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
+            "image counts as recovered, and each only once.",
+            f"{record['images_each']} training and as many held-out images were compared. The "
+            "p-value is the share of random divisions of all of them that differ as much.",
+            f"The classifier puts {record['accepted']:.1%} of the reconstructions in their class.",
+        ],
+    )

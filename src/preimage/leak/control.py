@@ -1,0 +1,70 @@
+"""Training and held-out images, as many of each and none in both."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from preimage.data import ImageSet
+from preimage.errors import PreimageError
+from preimage.leak.verdict import FEWEST
+from preimage.runtime import stream
+
+
+class Groups(NamedTuple):
+    """What reconstructions are compared with."""
+
+    train: ImageSet
+    control: ImageSet
+    """Held out; as many as `train`."""
+    shared: int
+    """Held-out images that were left out because they are training images as well."""
+
+
+def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups:
+    """Choose as many training as held-out images at random.
+
+    Images that are equal to the byte in both are left out of the held-out ones: they would count as
+    unseen, and are not.
+
+    Args:
+        train: images that the classifier was trained on.
+        heldout: others of the same distribution, shape and classes.
+        most: on each side at most.
+        seed: of the choice.
+
+    Raises:
+        PreimageError: for sets of different shapes or classes, or too few held-out images.
+    """
+    if (train.spec, train.classes) != (heldout.spec, heldout.classes):
+        raise PreimageError(
+            f"expected held-out images {train.spec} of {train.classes} classes, as the training "
+            f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
+        )
+    known = set(digests(train.images))
+    new = torch.tensor([digest not in known for digest in digests(heldout.images)])
+    unseen = heldout.subset(new.nonzero().flatten())
+    count = min(len(train), len(unseen), most)
+    if count < FEWEST:
+        raise PreimageError(
+            f"expected at least {FEWEST} training and {FEWEST} held-out images for a test, found "
+            f"{len(train)} and {len(unseen)} that are not among them (at most {most} are used); "
+            "give more"
+        )
+    return Groups(
+        _some(train, count, stream(seed, "training images")),
+        _some(unseen, count, stream(seed, "held-out images")),
+        len(heldout) - len(unseen),
+    )
+
+
+def _some(images: ImageSet, count: int, random: torch.Generator) -> ImageSet:
+    return images.subset(torch.randperm(len(images), generator=random)[:count])
+
+
+def digests(images: Tensor) -> list[bytes]:
+    """SHA-256 of each image (N, C, H, W) uint8."""
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.contiguous()]

@@ -1,0 +1,272 @@
+"""The parts of training-data reconstruction, each on its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from preimage.errors import PreimageError
+from preimage.leak.balance import Balance
+from preimage.leak.carriers import carrier_names, make_carrier
+from preimage.leak.matching import WINDOW, assign, feature_similarities, similarities, ssim
+from preimage.leak.terms import (
+    adversarial_step,
+    gradient_norm,
+    margins,
+    pixel_range,
+    sign_noise,
+    smooth_relu,
+    stationarity,
+)
+from preimage.leak.verdict import judge
+from preimage.runtime import stream
+from preimage.types import ImageSpec
+
+
+def uniform(*size, key="uniform"):
+    return torch.rand(*size, generator=stream(key), dtype=torch.float64)
+
+
+def network(outputs=3, activation=nn.Tanh):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 5), activation(), nn.Linear(5, outputs)
+    ).double()
+
+
+LABELS = torch.tensor([0, 2, 1, 2])
+
+
+# --- terms ----------------------------------------------------------------------------------
+
+
+def test_terms_have_the_gradients_that_they_claim():
+    net = network()
+    weights = list(net.parameters())
+    multipliers = uniform(4, key="multipliers").requires_grad_()
+    images = uniform(4, 3, 2, 2).requires_grad_()
+    checks = [
+        lambda x: pixel_range(3 * x - 1),
+        lambda x: gradient_norm(net(x), LABELS, weights),
+        lambda x: margins(net(x), LABELS).sum(),
+    ]
+    for check in checks:
+        assert torch.autograd.gradcheck(check, images)
+    both = (images, multipliers)
+    assert torch.autograd.gradcheck(lambda x, m: stationarity(net(x), LABELS, m, weights), both)
+
+
+def test_stationarity_is_zero_where_the_weights_are_a_sum_of_margins_gradients():
+    images = uniform(4, 6)
+    multipliers = torch.tensor([0.5, 1.0, 2.0, 0.1]).double()
+    labels = torch.tensor([0, 1, 1, 0])
+    linear = nn.Linear(6, 2, bias=False).double()
+    signs = torch.where(labels == 0, 1.0, -1.0).double()
+    row = (multipliers * signs) @ images
+    with torch.no_grad():
+        linear.weight.copy_(torch.stack([row, -row]))
+    weights = [linear.weight]
+    assert stationarity(linear(images), labels, multipliers, weights).item() < 1e-12
+    assert stationarity(linear(images), labels, 2 * multipliers, weights).item() < 1e-12
+    assert stationarity(linear(images), 1 - labels, multipliers, weights).item() > 1.9
+    others = uniform(4, 6, key="others")
+    assert stationarity(linear(others), labels, multipliers, weights).item() > 0.05
+
+
+def test_margins_are_to_the_largest_other_logit():
+    logits = torch.tensor([[1.0, 5, 2], [0, -1, -3]])
+    assert margins(logits, torch.tensor([1, 2])).tolist() == [3.0, -3.0]
+
+
+def test_gradient_norm_is_that_of_the_mean_loss():
+    net, images = network(), uniform(4, 3, 2, 2)
+    value = gradient_norm(net(images), LABELS, list(net.parameters()))
+    nn.functional.cross_entropy(net(images), LABELS).backward()
+    expected = sum(p.grad.square().sum() for p in net.parameters())
+    assert float(value) == pytest.approx(float(expected))
+
+
+def test_perturbations_stay_in_range_and_move_every_pixel_by_epsilon():
+    images = uniform(4, 3, 2, 2) * 0.8 + 0.1
+    noisy = sign_noise(images, 0.05, stream("noise"))
+    attacked = adversarial_step(network(), images, LABELS, 0.05)
+    for moved in (noisy, attacked):
+        assert torch.allclose((moved - images).abs(), torch.full_like(images, 0.05))
+    ends = sign_noise(torch.ones(4, 3, 2, 2), 0.5, stream("noise"))
+    assert float(ends.max()) == 1.0
+    start = torch.ones(4, 3, 2, 2, requires_grad=True)
+    sign_noise(start, 0.5, stream("noise")).sum().backward()
+    assert torch.equal(start.grad, torch.ones_like(start))
+
+
+def test_an_adversarial_step_raises_the_loss():
+    net, images = network(), uniform(4, 3, 2, 2)
+    loss = nn.functional.cross_entropy
+    moved = adversarial_step(net, images, LABELS, 0.01)
+    assert float(loss(net(moved), LABELS)) > float(loss(net(images), LABELS))
+
+
+def test_pixel_range_is_zero_inside_and_quadratic_outside():
+    assert float(pixel_range(torch.tensor([0.0, 0.4, 1.0]))) == 0
+    assert float(pixel_range(torch.tensor([-0.5, 2.0]))) == pytest.approx((0.25 + 1) / 2)
+
+
+def test_a_smooth_relu_has_the_same_values_and_second_derivatives():
+    net = network(activation=lambda: nn.ReLU(inplace=True))
+    images = uniform(4, 3, 2, 2).requires_grad_()
+    before = net(images)
+
+    def curvature():
+        (first,) = torch.autograd.grad(net(images)[:, 0].sum(), images, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), images, allow_unused=True)[0]
+
+    assert curvature() is None or not curvature().any()
+    with smooth_relu(net, 10.0):
+        assert torch.allclose(net(images), before)
+        assert curvature().any()
+    assert torch.equal(net(images), before)
+    assert not net[2]._forward_hooks and net[2].inplace
+
+
+# --- balance and carriers -------------------------------------------------------------------
+
+
+def test_a_term_has_the_say_of_its_priority_whatever_its_size():
+    images = uniform(2, 3).requires_grad_()
+    values = {"small": (1e-2 * images).sum(), "large": (1e2 * images.square()).sum()}
+    balance = Balance({"small": 3.0, "large": 1.0, "off": 0.0})
+    balance.look(values, images)
+    pulls = {
+        name: float(torch.autograd.grad(weight * values[name], images, retain_graph=True)[0].norm())
+        for name, weight in balance.weights().items()
+    }
+    assert pulls == pytest.approx({"small": 3.0, "large": 1.0})
+    again = Balance({"small": 3.0, "large": 1.0})
+    again.load_state_dict(balance.state_dict())
+    assert again.weights() == balance.weights()
+
+
+def test_a_term_without_gradient_does_not_blow_up():
+    images = uniform(2, 3).requires_grad_()
+    values = {"flat": images.sum() * 0, "real": images.sum()}
+    balance = Balance({"flat": 1.0, "real": 1.0})
+    balance.look(values, images)
+    assert torch.isfinite(balance.total(values))
+
+
+@pytest.mark.parametrize("spec", [ImageSpec(1, 28, 28), ImageSpec(3, 33, 47)], ids=str)
+@pytest.mark.parametrize("name", carrier_names())
+def test_a_carrier_gives_an_image_for_each_label_and_learns(name, spec):
+    labels = torch.arange(6) % 3
+    one, other = (make_carrier(name, spec, labels, 3, seed=4) for _ in range(2))
+    images = one()
+    assert images.shape == (6, *spec.shape)
+    assert torch.equal(images, other())
+    images.square().mean().backward()
+    assert any(p.grad is not None and p.grad.any() for p in one.parameters())
+
+
+def test_an_unknown_carrier_is_one_sentence():
+    with pytest.raises(PreimageError, match=r"a carrier out of direct, generator"):
+        make_carrier("nonsense", ImageSpec(1, 8, 8), torch.zeros(2).long(), 2, 0)
+
+
+# --- matching -------------------------------------------------------------------------------
+
+
+def test_ssim_is_the_published_formula():
+    one, other = uniform(2, 1, 9, 10, key="a").float(), uniform(2, 1, 9, 10, key="b").float()
+    side = WINDOW // 2
+
+    def windows(images):
+        padded = nn.functional.pad(images, (side,) * 4, mode="reflect")
+        return nn.functional.unfold(padded, WINDOW).double()  # (B, pixels of a window, places)
+
+    x, y = windows(one), windows(other)
+    means = x.mean(1), y.mean(1)
+    covariance = (x * y).mean(1) - means[0] * means[1]
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
+    expected /= means[0] ** 2 + means[1] ** 2 + c1
+    expected /= x.var(1, correction=0) + y.var(1, correction=0) + c2
+    assert ssim(one, other).tolist() == pytest.approx(expected.mean(1).tolist(), abs=1e-4)
+
+
+def test_an_image_is_most_similar_to_itself_and_candidates_find_it():
+    images = uniform(30, 1, 16, 16).float()
+    found = similarities(images[:5], images, candidates=4)
+    assert torch.equal(found.argmax(1), torch.arange(5))
+    assert torch.allclose(found.amax(1), torch.ones(5), atol=1e-4)
+    assert int((found > -1).sum()) == 20
+    everything = similarities(images[:5], images, candidates=30)
+    assert torch.allclose(everything.amax(1), found.amax(1))
+
+
+def test_assignment_is_one_to_one_within_classes_and_best():
+    similarity = torch.tensor([[0.9, 0.8, 0.0], [0.85, 0.1, 0.0], [0.0, 0.0, 0.3]])
+    pairs = assign(similarity, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]))
+    assert sorted(pairs.tolist()) == [[0, 1], [1, 0], [2, 2]]
+    assert assign(similarity, torch.tensor([2, 2, 2]), torch.tensor([0, 0, 1])).shape == (0, 2)
+
+
+def test_feature_similarity_is_a_cosine():
+    assert float(feature_similarities(torch.ones(1, 3), 5 * torch.ones(1, 3))) == pytest.approx(1)
+
+
+# --- the verdict ----------------------------------------------------------------------------
+
+
+def chance(rows, columns, trial, alike):
+    """Similarities of reconstructions that know nothing; `alike` makes all rows nearly the same."""
+    shared = torch.randn(1, 2 * columns, generator=stream("shared", trial))
+    own = torch.randn(rows, 2 * columns, generator=stream("own", trial))
+    both = 0.1 + 0.08 * (shared * alike + own * (1 - alike))
+    return both[:, :columns], both[:, columns:]
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9], ids=["independent", "alike"])
+def test_without_a_leak_the_verdict_hardly_ever_says_so(alike):
+    answers = [judge(*chance(60, 50, trial, alike)).verdict for trial in range(40)]
+    assert answers.count("leaks") <= 2
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9], ids=["independent", "alike"])
+def test_p_values_are_not_too_small_too_often(alike):
+    values = [judge(*chance(30, 40, trial, alike)).p_value for trial in range(60)]
+    assert sum(value <= 0.2 for value in values) <= 60 * 0.2 + 2 * (60 * 0.2 * 0.8) ** 0.5
+
+
+def test_a_leak_of_some_images_is_found():
+    train, control = chance(80, 60, 0, 0.0)
+    train = train.clone()
+    train[torch.arange(15), torch.arange(15)] = 0.8
+    verdict = judge(train, control)
+    assert verdict.verdict == "leaks" and verdict.p_value <= 0.01
+    assert verdict.above_train > verdict.above_control
+    assert verdict.effect > 0 and verdict.interval[0] <= verdict.difference <= verdict.interval[1]
+    assert "15" not in verdict.reason or "reconstructions" in verdict.reason
+
+
+def test_no_evidence_where_held_out_images_are_nearer():
+    control, train = chance(80, 60, 0, 0.0)
+    control = control + 0.2
+    assert judge(train, control).verdict == "no evidence of a leak"
+
+
+def test_too_few_images_are_no_ground_for_a_verdict():
+    verdict = judge(torch.ones(50, 5), torch.zeros(50, 5))
+    assert verdict.verdict == "can't tell" and "too few" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("train", "control", "said"),
+    [
+        (torch.rand(5, 4), torch.rand(5, 3), "as many held-out images as training images"),
+        (torch.rand(5, 4), torch.full((5, 4), float("nan")), "without NaN"),
+        (torch.rand(0, 4), torch.rand(0, 4), "as many held-out"),
+    ],
+)
+def test_bad_similarities_are_one_sentence(train, control, said):
+    with pytest.raises(PreimageError, match=said):
+        judge(train, control)

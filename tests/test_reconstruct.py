@@ -1,0 +1,242 @@
+"""Reconstruction, its control group and the command, end to end on tiny images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import preimage.jobs.reconstruct
+import preimage.leak.reconstruction
+import tiny
+from preimage.classifier import Classifier
+from preimage.cli import main
+from preimage.config import ReconstructConfig
+from preimage.data import ImageSet, load
+from preimage.errors import DivergedError, PreimageError
+from preimage.leak.control import pair
+from preimage.leak.reconstruction import Reconstruction, reconstruct
+from preimage.types import ImageSpec
+from preimage.zoo.architectures import build
+
+SPEC = ImageSpec(1, 8, 8)
+QUICK = ReconstructConfig(images=6, steps=60)
+FLAGS = ("--images", "30", "--steps", "20")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+
+
+@pytest.fixture
+def data():
+    return str(tiny.write_npz("bands.npz", train=60, test=60))
+
+
+def classifier(arch="mlp"):
+    torch.manual_seed(0)
+    return Classifier(build(arch, SPEC, 3, 8).eval(), SPEC)
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    status = main([str(part) for part in arguments])
+    out, err = capsys.readouterr()
+    return status, out, " ".join(err.split())
+
+
+def command(data, *more, out="run"):
+    base = ("reconstruct", "tiny:build", *tiny.IMAGE, "--data", data, "--out", out)
+    return (*base, *FLAGS, *more)
+
+
+# --- the search -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("carrier", ["direct", "generator"])
+@pytest.mark.parametrize("arch", ["mlp", "cnn", "vit"])
+def test_one_setting_serves_every_architecture(arch, carrier):
+    target = classifier(arch)
+    before = {name: t.clone() for name, t in target.network.state_dict().items()}
+    seen = []
+    found = reconstruct(
+        target, replace(QUICK, carrier=carrier, steps=50), on_step=lambda p: seen.append(p.values)
+    )
+    assert found.images.shape == (6, *SPEC.shape)
+    assert float(found.images.min()) >= 0 and float(found.images.max()) <= 1
+    assert torch.bincount(found.labels).tolist() == [2, 2, 2]
+    assert seen[-1]["ce"] < 1.2 and all(np.isfinite(list(seen[-1].values())))
+    after = target.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.requires_grad and p.grad is None for p in target.network.parameters())
+
+
+def test_images_move_towards_stationarity():
+    """On a network that was trained from small weights, which is where the conditions hold."""
+    torch.manual_seed(0)
+    network = build("mlp", SPEC, 3, 32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.1)
+    images, labels = (torch.from_numpy(part) for part in tiny.bands(6))
+    images = images[:, None].float() / 255
+    optimizer = torch.optim.SGD(network.parameters(), 0.2, momentum=0.9)
+    for _ in range(600):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    seen = []
+    target = Classifier(network.eval(), SPEC)
+    reconstruct(target, replace(QUICK, steps=300), on_step=lambda p: seen.append(p.values))
+    assert seen[-1]["stationarity"] < 0.8 * seen[0]["stationarity"]
+
+
+def test_a_broken_search_ends_as_an_unbroken_one():
+    target = classifier()
+    config = replace(QUICK, steps=220)
+    whole = reconstruct(target, config)
+    memory = tiny.Memory()
+
+    def stop(progress):
+        if progress.step == 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(target, config, checkpoint=memory, on_step=stop)
+    assert memory.state["step"] == 100
+    again = reconstruct(target, config, checkpoint=memory)
+    assert torch.equal(whole.images, again.images)
+
+
+def test_terms_without_a_say_cost_nothing():
+    seen = []
+    alone = dict.fromkeys(preimage.leak.reconstruction.SAYS, 0.0) | {"ce": 1.0}
+    reconstruct(classifier(), replace(QUICK, **alone), on_step=lambda p: seen.append(p.values))
+    assert set(seen[0]) == {"ce"}
+
+
+def test_divergence_is_one_sentence(monkeypatch):
+    def nan(sample):
+        return sample.images.mean() * float("nan")
+
+    monkeypatch.setattr(preimage.leak.reconstruction, "total_variation", nan)
+    with pytest.raises(DivergedError, match="lower --lr"):
+        reconstruct(classifier(), QUICK)
+
+
+# --- the control group ----------------------------------------------------------------------
+
+
+def bands(count, seed=0):
+    images, labels = tiny.bands(count, seed)
+    return ImageSet(
+        "bands", "all", torch.from_numpy(images)[:, None], torch.from_numpy(labels), tuple("abc")
+    )
+
+
+def test_groups_are_equal_in_number_and_share_no_image():
+    train, heldout = bands(50), bands(80, seed=1)
+    heldout = replace(heldout, images=torch.cat([train.images[:7], heldout.images[7:]]))
+    groups = pair(train, heldout, most=1000)
+    assert len(groups.train) == len(groups.control) == 50 and groups.shared == 7
+    seen = {image.numpy().tobytes() for image in train.images}
+    assert not any(image.numpy().tobytes() in seen for image in groups.control.images)
+    assert len(pair(train, heldout, most=30).train) == 30
+
+
+@pytest.mark.parametrize(
+    ("heldout", "said"),
+    [
+        (lambda: bands(60), "held-out images for a test, found 60 and 0 that are not"),
+        (lambda: bands(10, 1), "at least 20 training and 20 held-out"),
+        (lambda: bands(60, 1).convert(ImageSpec(3, 8, 8)), "images 1x8x8 of 3 classes"),
+        (lambda: replace(bands(60, 1), class_names=("a", "b")), "of 2; give"),
+    ],
+)
+def test_groups_that_make_no_test_are_one_sentence(heldout, said):
+    with pytest.raises(PreimageError, match=said):
+        pair(bands(60), heldout(), most=1000)
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def test_the_command_leaves_figures_images_and_a_page(capsys, data, tmp_path):
+    status, out, err = run(capsys, *command(data, "--json"))
+    assert status == 0, err
+    result = json.loads(out)
+    fields = (
+        *("dataset", "classes", "seed", "method", "recovered", "recovered_control"),
+        *("ssim_train", "ssim_control", "effect", "p_value", "verdict", "target_accuracy"),
+        *("seconds", "reason", "interval"),
+    )
+    assert set(fields) <= set(result)
+    assert result["verdict"] in ("leaks", "no evidence of a leak", "can't tell")
+    assert result["images_each"] == 60
+    page = (tmp_path / "run" / "reconstruct.html").read_text()
+    assert "Nearest held-out image" in page and "data:image/png" in page
+    again = run(capsys, *command(data, "--json"))
+    assert json.loads(again[1]) == result
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_the_verdict_follows_whose_images_were_found(capsys, monkeypatch, data, side):
+    """A search that hands out real images stands in for one that works."""
+    real = load(data, side)
+
+    def found(*_, **__):
+        noise = torch.randn(30, *SPEC.shape, generator=torch.Generator().manual_seed(0)) * 0.02
+        return Reconstruction((real.floats()[:30] + noise).clamp(0, 1), real.labels[:30])
+
+    monkeypatch.setattr(preimage.jobs.reconstruct, "reconstruct", found)
+    status, out, err = run(capsys, *command(data, "--json"))
+    assert status == 0, err
+    result = json.loads(out)
+    assert (result["verdict"] == "leaks") is (side == "train")
+    if side == "train":
+        assert result["recovered"] == 30 and result["ssim_train"] > result["ssim_control"]
+        assert result["p_value"] <= 0.01
+
+
+def test_shared_images_are_reported(capsys, data):
+    images, labels = tiny.bands(60)
+    more, more_labels = tiny.bands(60, seed=3)
+    np.savez(
+        "held.npz",
+        images=np.concatenate([images[:5], more]),
+        labels=np.concatenate([labels[:5], more_labels]),
+    )
+    status, _, err = run(capsys, *command(data, "--heldout", "held.npz"))
+    assert status == 0
+    assert "5 held-out images are training images as well and are left out" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--most", "5"), "at least 20 training and 20 held-out"),
+        (("--images", "1"), "expected --images of at least 2"),
+        (("--epsilon", "2"), "expected --epsilon from 0 to 1"),
+        (("--stationarity", "-1"), "expected --stationarity of at least 0"),
+        (("--heldout", "nowhere"), "there is no image set 'nowhere'"),
+        (("--evaluator", "mnist"), "expected an evaluator of 3 classes"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, data, arguments, said):
+    status, _, err = run(capsys, *command(data, *arguments))
+    assert status == 2 and said in err and "Traceback" not in err
+
+
+def test_training_data_must_be_named_and_fit(capsys, data):
+    status, _, err = run(capsys, "reconstruct", "tiny:build", *tiny.IMAGE)
+    assert status == 2 and "give it with --data" in err
+    images, labels = tiny.bands(60)
+    np.savez("two.npz", images=images, labels=labels % 2)
+    status, _, err = run(capsys, *command("two.npz"))
+    assert status == 2 and "expected training images of 3 classes" in err
