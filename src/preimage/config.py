@@ -235,7 +235,7 @@ class ReconstructConfig:
     """Images to look for, spread evenly over the classes."""
     steps: int = 2000
     lr: float | None = None
-    """Peak learning rate of Adam; None is 0.01 for pixels and 0.002 for a generator."""
+    """Peak learning rate of Adam; None is 0.03 for pixels and 0.002 for a generator."""
     epsilon: float = 0.03
     """Size of the perturbations that an image must bear, in units of pixels."""
     sharpness: float = 100.0

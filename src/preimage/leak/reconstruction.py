@@ -275,5 +275,5 @@ def priorities(config: ReconstructConfig) -> dict[str, float]:
 
 
 def _rate(config: ReconstructConfig) -> float:
-    """Pixels may move by a hundredth a step, a generator's weights by less."""
-    return config.lr or (0.01 if config.carrier == "direct" else 2e-3)
+    """Pixels may move by some hundredths a step, a generator's weights by less."""
+    return config.lr or (0.03 if config.carrier == "direct" else 2e-3)
