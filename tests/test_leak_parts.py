@@ -84,7 +84,7 @@ def test_gradient_norm_is_that_of_the_mean_loss():
     value = gradient_norm(net(images), LABELS, list(net.parameters()))
     nn.functional.cross_entropy(net(images), LABELS).backward()
     expected = sum(p.grad.square().sum() for p in net.parameters())
-    assert float(value) == pytest.approx(float(expected))
+    assert value.item() == pytest.approx(expected.item())
 
 
 def test_perturbations_stay_in_range_and_move_every_pixel_by_epsilon():
