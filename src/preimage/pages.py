@@ -91,11 +91,9 @@ def method_table(title: str, text: str, values: Mapping[str, Mapping[str, float]
     columns = list(dict.fromkeys(name for row in values.values() for name in row))
     rows = []
     for name, row in values.items():
-        best = max(row.values())
-        cells = [
-            Cell(f"{row[column]:.3f}", row[column] == best) if column in row else Cell("")
-            for column in columns
-        ]
+        best = f"{max(row.values()):.3f}"
+        texts = [f"{row[column]:.3f}" if column in row else "" for column in columns]
+        cells = [Cell(text, text == best) for text in texts]
         rows.append([Cell(name), *cells])
     return Table(title, ["", *columns], rows, text)
 

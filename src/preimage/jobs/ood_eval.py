@@ -345,7 +345,7 @@ def _page(
         values.setdefault(record["ood"], {})[name] = record["auroc"]
     shown = strips[:_MOST_STRIPS]
     return page(
-        f"Does '{command.model}' know what it doesn't know?",
+        f"Does '{Path(command.model).name}' know what it doesn't know?",
         f"Known are the test images of {command.id}; everything else should get larger scores.",
         facts=_facts(result, real),
         tables=[
