@@ -1,11 +1,12 @@
 """Out-of-distribution detection: harden, evaluate beside baselines, and record all figures.
 
     python benchmarks/ood.py --ids mnist --seeds 0 1 2
-    python benchmarks/ood.py --ids mnist --seeds 0 --variants noise inversions diverse natural
+    python benchmarks/ood.py --ids mnist --seeds 0 --parts
 
 The bundled classifier of each data set is hardened by ``preimage ood train DATASET --model
 DATASET``; the baselines read the bundled classifier itself. With --scratch both are trained from
-the start by the data set's recipe. The variants switch parts of the method off, or on.
+the start by the data set's recipe. With --parts the method is measured with parts of it switched
+off, or on, and no baseline beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "noise": ("--rounds", "0"),
     "inversions": ("--inversion-terms", "--no-diverse", "--exclude", "none"),
-    "diverse": ("--exclude", "none"),
     "certain": ("--exclude", "certain"),
     "natural": ("--exclude", "natural"),
     "one-round": ("--rounds", "1"),
@@ -41,7 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ids", nargs="+", default=DATASETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS))
+    parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
@@ -50,16 +51,21 @@ def main() -> None:
     def measure(seed: int, variant: str, id: str, start: str) -> list[Record]:
         with tempfile.TemporaryDirectory() as folder:
             place = given.keep or Path(folder)
-            return compare(seed, variant, id, start, place / f"{id}-{start}-{variant}-{seed}")
+            own = place / f"{id}-{start}-{variant}-{seed}"
+            return compare(seed, variant, id, start, own, beside=not given.parts)
 
-    start = ["scratch" if given.scratch else "bundled"]
-    for variant in given.variants:
-        axes = {"seed": given.seeds, "variant": [variant], "id": given.ids, "start": start}
-        file = FILE if variant == "full" else PARTS
-        record_missing(file, axes, measure, KEYS, given.again)
+    axes = {
+        "seed": given.seeds,
+        "variant": given.variants if given.parts else ["full"],
+        "id": given.ids,
+        "start": ["scratch" if given.scratch else "bundled"],
+    }
+    record_missing(PARTS if given.parts else FILE, axes, measure, KEYS, given.again)
 
 
-def compare(seed: int, variant: str, id: str, start: str, place: Path) -> list[Record]:
+def compare(
+    seed: int, variant: str, id: str, start: str, place: Path, beside: bool
+) -> list[Record]:
     """A record for every set of unknown images and every method.
 
     Args:
@@ -68,6 +74,7 @@ def compare(seed: int, variant: str, id: str, start: str, place: Path) -> list[R
         id: the known data set.
         start: "bundled" or "scratch".
         place: folder for the runs.
+        beside: whether to measure the baselines as well.
     """
     arch = "cnn-deep" if id == "cifar10" else "cnn"
     own = ["--arch", arch] if start == "scratch" else ["--model", id]
@@ -76,7 +83,7 @@ def compare(seed: int, variant: str, id: str, start: str, place: Path) -> list[R
     if start == "scratch":
         plain = str(place / "plain")
         preimage("train", id, "--arch", arch, "--seed", seed, "--out", plain)
-    baselines = [] if variant == "full" else ["--baselines"]
+    baselines = [] if beside else ["--baselines"]
     result = preimage(
         *("ood", "eval", hard, "--id", id, "--plain", plain, "--seed", seed),
         *("--ood", *(name for name in DATASETS if name != id), *baselines),

@@ -13,7 +13,7 @@ import tyro
 from preimage.classifier import Classifier, frozen
 from preimage.commands import command_type
 from preimage.config import PRESETS
-from preimage.limits import check_invert
+from preimage.limits import check_harden, check_invert
 from preimage.records import read_records
 from preimage.runtime import stream
 from preimage.terms.prior import batch_norm
@@ -23,8 +23,10 @@ from tiny import draw_sample, fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import ood_tables
 from ablation import VARIANTS
 from common import record_missing
+from ood import VARIANTS as OOD_VARIANTS
 from peer_methods import METHODS, optimise
 from peers import Pool
 
@@ -123,3 +125,46 @@ def test_a_pool_gives_every_image_once_before_it_begins_again():
     repeated = pool(torch.tensor([2, 0]), seed=9)
     assert torch.equal(repeated.images, images[[2, 0]])
     assert torch.equal(repeated.prediction.logits, pool.prediction.logits[[2, 0]])
+
+
+def test_every_variant_of_hardening_is_a_command_and_no_two_are_the_same():
+    configs = []
+    for arguments in OOD_VARIANTS.values():
+        command = parsed(["ood", "train", "mnist", *arguments]).action
+        check_harden(command.harden, command.tpr)
+        configs.append(command.harden)
+    assert len(set(configs)) == len(OOD_VARIANTS)
+
+
+def ood_record(id, ood, seed, method, score, auroc, **more):
+    return {
+        **{"id": id, "ood": ood, "seed": seed, "method": method, "score": score},
+        **{"auroc": auroc, "real": True, "garbage_share": 0.9, "id_garbage_share": 0.01},
+        **{"id_accuracy": 0.99, "id_accuracy_plain": 0.98, "train_seconds": 60.0},
+        **more,
+    }
+
+
+def test_ood_tables_average_sets_before_seeds():
+    records = [
+        ood_record("mnist", ood, seed, method, score, value)
+        for method, score, values in (
+            ("preimage", "combined", {0: (0.9, 1.0), 1: (0.7, 0.8)}),
+            ("knn", "knn", {0: (0.5, 0.6), 1: (0.5, 0.6)}),
+        )
+        for seed, pair in values.items()
+        for ood, value in zip(("cifar10", "gtsrb"), pair, strict=True)
+    ]
+    table = ood_tables.WHOLE["ood-auroc"](records)
+    assert table.splitlines()[2:] == [
+        "| preimage, combined | 0.8500 ± 0.1414 |",
+        "| knn | 0.5500 ± 0.0000 |",
+    ]
+    cells = ood_tables.WHOLE["ood-cells"](records).splitlines()
+    assert cells[2].startswith("| MNIST → CIFAR-10 | 90.00 ± 0.00 | 99.4 | 1.00 ± 0.00 |")
+    assert "| MNIST | 99.00 ± 0.00 | 98.00 ± 0.00 | 60.00 ± 0.00 | 2 |" in ood_tables.WHOLE[
+        "ood-accuracy"
+    ](records)
+    assert all(
+        table([]) == "" for table in (*ood_tables.WHOLE.values(), *ood_tables.PARTS.values())
+    )
