@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ _METRICS, _STATE, _PREVIOUS = "metrics.json", "state.pt", "state.prev.pt"
 _LOCK, _WRITTEN = ".lock", ".written.json"
 # the order to remove them in: a kill in between leaves an unfinished run that can go on
 _OWN = (_METRICS, _STATE, _PREVIOUS, _LOG, _ENVIRONMENT, _WRITTEN, _CONFIG)
+
+
+def folder_name(text: str) -> str:
+    """`text` with a dash for whatever might not suit a folder's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
 
 
 class RunFolder:
@@ -147,6 +153,20 @@ class RunFolder:
         """
         state = self.load_state()
         self.rewind(int(state["step"]) if state else 0)
+
+    def resume_clock(self) -> float:
+        """Bring the log to the state, and tell when the run would have begun without a break.
+
+        Returns:
+            A time of :func:`time.perf_counter`, from which seconds count the earlier parts as well.
+
+        Raises:
+            PreimageError: when states are there, and all are damaged.
+            DiskError: when the log cannot be written.
+        """
+        self.rewind_to_state()
+        earlier = self.metrics_log()
+        return time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep `state` (tensors and plain values); the one before it is kept as a reserve.

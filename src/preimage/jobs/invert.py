@@ -23,7 +23,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_invert, check_samples
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
-from preimage.run import RunFolder
+from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
@@ -72,7 +72,7 @@ def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[st
 
 
 def _default_folder(command: Invert, classifier: Classifier) -> str:
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in classifier.name)
+    name = folder_name(classifier.name)
     config = command.config
     return f"runs/invert-{name}-{config.preset}-{config.conditioning}-{config.seed}"
 
@@ -81,9 +81,7 @@ def _train(
     folder: RunFolder, command: Invert, classifier: Classifier, report: Reporter
 ) -> tuple[Inversion, float]:
     """Invert, going on from the folder's state; seconds count the earlier parts as well."""
-    folder.rewind_to_state()
-    earlier = folder.metrics_log()
-    start = time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
+    start = folder.resume_clock()
     try:
         inversion = invert(
             classifier,

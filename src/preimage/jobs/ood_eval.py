@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preimage import zoo
 from preimage.classifier import Classifier
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
+from preimage.inversion import predict
+from preimage.jobs.measure import own_data
 from preimage.jobs.report import Reporter, Silent
 from preimage.ood.baselines import Fitted, fit_baseline
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
@@ -30,12 +31,11 @@ from preimage.ood.evaluation import (
 from preimage.ood.shortcuts import Shortcut
 from preimage.ood.synthetic import make_synthetic, synthetic_names
 from preimage.pages import STRIP, histogram, method_table, page, strip
-from preimage.run import RunFolder
+from preimage.run import RunFolder, folder_name
 from preimage.runtime import stream
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 from preimage.types import ImageSpec
-from preimage.zoo.cards import read_card
 
 PAGE_FILE = "ood.html"
 _TPR = 0.99
@@ -124,8 +124,9 @@ def _check(command: OodEval) -> None:
 
 def _own_data(model: str) -> str:
     """What a run or a bundled classifier was trained on."""
-    if model in zoo.bundled():
-        return read_card(zoo.weights(model)).dataset
+    bundled = own_data(model)
+    if bundled is not None:
+        return bundled
     path = Path(model)
     if (path / DETECTOR_FILE).is_file():
         return str(RunFolder.open(path, "ood train").settings["config"]["dataset"])
@@ -141,7 +142,7 @@ def _identity(source: str) -> str:
 
 
 def _name(source: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(source).stem)
+    return folder_name(Path(source).stem)
 
 
 def _subjects(command: OodEval, report: Reporter) -> _Subjects:
@@ -236,11 +237,11 @@ def _measure(
     records: list[dict[str, Any]] = []
     plots, strips, shortcuts = [], [], {}
     main = _main_method(judges)
+    threshold = _threshold(judges, main)
     for i, one in enumerate(unknown):
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
         shortcuts[one.name] = evaluation.shortcuts(one)
-        threshold = _threshold(judges, main)
         plots.append(histogram(one.name, evaluation.known_scores()[main], scores[main], threshold))
         strips.append(_mistakes(subjects, one, scores[main], threshold))
         report.progress("sets", i + 1, len(unknown), _note(found, main))
@@ -310,9 +311,7 @@ def _mistakes(
     """The unknown images that look most known to the detector."""
     rows = scores.argsort()[:STRIP]
     images = one.images.floats(rows)
-    with torch.no_grad():
-        classifier = subjects.any.eval()
-        logits = classifier(images.to(classifier.mean.device)).logits.cpu()
+    logits = predict(subjects.any, images).logits
     classes = len(subjects.detector.class_names) if subjects.detector else logits.shape[1]
     labels = logits[:, :classes].argmax(1).tolist()
     names = subjects.any.class_names

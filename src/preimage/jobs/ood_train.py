@@ -16,7 +16,7 @@ from preimage.limits import check_harden, check_train
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratch, Recipe
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
-from preimage.run import RunFolder
+from preimage.run import RunFolder, folder_name
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on, batch_count
 
@@ -96,8 +96,7 @@ def _kind(command: OodTrain) -> str:
     """What the folder is called after, apart from data and seed."""
     if not command.start.model:
         return command.arch
-    name = Path(command.start.model).stem
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return folder_name(Path(command.start.model).stem)
 
 
 def _recipe(

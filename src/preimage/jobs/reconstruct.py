@@ -30,7 +30,7 @@ from preimage.leak.reconstruction import (
 from preimage.leak.verdict import RECOVERED, Verdict, judge
 from preimage.limits import check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
-from preimage.run import RunFolder
+from preimage.run import RunFolder, folder_name
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
@@ -57,7 +57,7 @@ def reconstruct_job(
     classifier = load_classifier(command.model)
     groups = _groups(command, classifier, report)
     evaluator = find_evaluator(command.model, classifier, command.control.evaluator)
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in classifier.name)
+    name = folder_name(classifier.name)
     config = command.config
     path = Path(command.output.out or f"runs/reconstruct-{name}-{config.carrier}-{config.seed}")
     settings = {
@@ -104,9 +104,7 @@ def _search(
     folder: RunFolder, command: Reconstruct, classifier: Classifier, report: Reporter
 ) -> tuple[Reconstruction, float]:
     """Reconstruct, going on from the folder's state; seconds count the earlier parts as well."""
-    folder.rewind_to_state()
-    earlier = folder.metrics_log()
-    start = time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
+    start = folder.resume_clock()
     found = reconstruct(
         classifier,
         command.config,

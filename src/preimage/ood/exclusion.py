@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.errors import PreimageError
+from preimage.ood.mahalanobis import covariance_factor, whiten
 from preimage.ood.scores import uncertainty_estimate
 from preimage.types import Prediction
 
@@ -99,16 +100,9 @@ class ClassDistance:
         self._means = torch.stack(means)
         nearest = known.labels.unique(return_inverse=True)[1]
         centred = features - self._means[nearest]
-        covariance = centred.T @ centred / len(features)
-        # a thousandth of the mean variance on the diagonal: features may be dead or dependent
-        ridge = covariance.diagonal().mean().clamp_min(1e-12) * 1e-3
-        covariance.diagonal().add_(ridge)
-        self._factor = torch.linalg.cholesky(covariance)
+        self._factor = covariance_factor(centred)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Distances of `features`, float64."""
-        whitened = self._whiten(features.double().to(self._means.device))
-        return torch.cdist(whitened, self._whiten(self._means)).amin(1).square()
-
-    def _whiten(self, features: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor, features.T, upper=False).T
+        whitened = whiten(self._factor, features.double().to(self._means.device))
+        return torch.cdist(whitened, whiten(self._factor, self._means)).amin(1).square()

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from preimage.classifier import Classifier, frozen
 from preimage.drawing import chunks
+from preimage.ood.mahalanobis import covariance_factor, whiten
 from preimage.runtime import channels_last
 from preimage.types import Layer, Prediction
 
 _FLOOR = 1e-2
 """Added to a deviation before its logarithm: a constant map is far from usual, not infinitely."""
-_RIDGE = 1e-3
-"""Added to a covariance's diagonal, of its mean: channels may be dead or say the same."""
 
 
 def look(classifier: Classifier, images: Tensor) -> tuple[Prediction, list[Tensor]]:
@@ -110,13 +109,10 @@ def _gauge(values: Tensor) -> dict[str, Tensor]:
     """Mean and the Cholesky factor of the covariance of (N, D)."""
     values = values.double()
     centred = values - values.mean(0)
-    covariance = centred.T @ centred / len(values)
-    covariance.diagonal().add_(covariance.diagonal().mean().clamp_min(1e-12) * _RIDGE)
-    return {"mean": values.mean(0).float(), "factor": torch.linalg.cholesky(covariance).float()}
+    return {"mean": values.mean(0).float(), "factor": covariance_factor(centred).float()}
 
 
 def _log_distance(layer: dict[str, Tensor], values: Tensor) -> Tensor:
     """Log of the squared Mahalanobis distance (B,)."""
-    centred = (values.float() - layer["mean"]).T
-    whitened = torch.linalg.solve_triangular(layer["factor"], centred, upper=False)
-    return whitened.square().sum(0).clamp_min(1e-12).log()
+    whitened = whiten(layer["factor"], values.float() - layer["mean"])
+    return whitened.square().sum(1).clamp_min(1e-12).log()
