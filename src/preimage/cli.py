@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import tyro
@@ -18,7 +17,7 @@ from preimage.config import ModelConfig
 from preimage.errors import PreimageError
 from preimage.terminal import Terminal
 
-_DEMO_STEPS = 300
+_DEMO_BUDGET = "2m"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,14 +167,31 @@ def _show(command: commands.Show, terminal: Terminal) -> tuple[dict[str, Any], s
     return show_job(command.source), command.source
 
 
+def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.auditing.job import PAGE_FILE, audit_job
+
+    result, folder = audit_job(command, terminal)
+    places = {"folder": str(folder), "page": str(folder / PAGE_FILE)}
+    shown = result if command.output.json else _answers(result)
+    return {**shown, **places}, f"Audited {command.model.model}"
+
+
+def _answers(record: dict[str, Any]) -> dict[str, Any]:
+    """The three answers, as a person reads them."""
+    return {
+        answer["question"]: f"{answer['answer']}. {answer['figure']} {answer['meaning']}"
+        for answer in record["answers"]
+    }
+
+
 def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], str]:
-    """An inversion of the bundled classifier that looks for no data."""
-    base = commands.Invert(ModelConfig("mnist"))
-    return _invert(
-        replace(
-            base,
-            config=replace(base.config, steps=_DEMO_STEPS, members=1, seed=command.seed),
-            measure=replace(base.measure, real=False, student=False),
+    """An audit of the bundled classifier that looks for no data."""
+    return _audit(
+        commands.Audit(
+            ModelConfig("mnist"),
+            real=False,
+            budget=_DEMO_BUDGET,
+            seed=command.seed,
             output=commands.Output(out=command.out, overwrite=True, json=command.json),
         ),
         terminal,
@@ -189,6 +205,7 @@ _HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
     commands.OodScore: _ood_score,
     commands.OodEval: _ood_eval,
     commands.Reconstruct: _reconstruct,
+    commands.Audit: _audit,
     commands.Sample: _sample,
     commands.Show: _show,
     commands.Demo: _demo,

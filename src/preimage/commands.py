@@ -264,6 +264,68 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Audit a classifier: what it accepts, whether it knows what it doesn't know, whether it leaks.
+
+    Leaves one page and one JSON file, within a stated time.
+
+    For example:
+      preimage audit mnist
+      preimage audit runs/train-gtsrb-cnn-0 --data gtsrb --ood cifar10 --budget 30m
+      preimage audit mypackage.models:build --checkpoint weights.safetensors --image 3 64 64
+          --data path/to/data --fail-on 'ood.auroc<0.95' --fail-on 'leak.verdict==leaks'
+
+    A killed audit goes on where it was when the same command is given again.
+    """
+
+    model: Flat[ModelConfig]
+    data: str | None = None
+    """Data set that it was trained for: its train split counts as training images, its test split
+    as held out. None takes a bundled classifier's own."""
+    heldout: str | None = None
+    """Other data of the same kind that the classifier has not seen, in place of the test split."""
+    ood: tuple[str, ...] = ()
+    """Data sets, folders of images or parquet files of anything else, beside images made by
+    code."""
+    evaluator: str | None = None
+    """Independent classifier of the same classes; None takes a bundled classifier's own."""
+    real: bool = True
+    """Look for real images, where none are named."""
+    budget: str = "5m"
+    """Time for all of it, as 90s, 5m, 30m or 2h. The work is planned by it, and takes about as
+    long."""
+    fail_on: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Condition under which the exit status is 3, such as 'ood.auroc<0.95'; may be given again."""
+    junit: str | None = None
+    """File for the conditions as JUnit XML."""
+    markdown: str | None = None
+    """File for a short summary in Markdown."""
+    seed: int = 0
+    """Everything random follows from it."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
+    output: Flat[Output] = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two audits: of two classifiers, or of two versions of one.
+
+    For example:
+      preimage compare runs/audit-old runs/audit-new
+      preimage compare old.json new.json --out difference.md
+    """
+
+    first: str
+    """Run folder of `preimage audit`, or the audit.json in it."""
+    second: str
+    """Likewise."""
+    out: str | None = None
+    """File for the comparison in Markdown."""
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """Draw images from a finished inversion.
 
@@ -305,7 +367,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Demo:
-    """Invert the bundled MNIST classifier and leave a gallery page: no data, no network.
+    """Audit the bundled MNIST classifier and leave its page: no data, no network.
 
     For example:
       preimage demo
@@ -313,7 +375,7 @@ class Demo:
     """
 
     out: str = "runs/demo"
-    """Run folder; the page in it is gallery.html."""
+    """Run folder; the page in it is audit.html."""
     seed: int = 0
     """Everything random follows from it."""
     json: bool = False
@@ -331,6 +393,8 @@ def command_type(arguments: Sequence[str]) -> Any:
         | Annotated[Invert, tyro.conf.subcommand("invert", default=start)]
         | Annotated[Ood, tyro.conf.subcommand("ood")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
+        | Annotated[Audit, tyro.conf.subcommand("audit")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Show, tyro.conf.subcommand("show")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]

@@ -156,9 +156,14 @@ def _to_bytes(images: Tensor) -> Tensor:
     return images.detach().cpu().mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
+def png_uri(png: bytes) -> str:
+    """A PNG file as the content of an address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
 def _data_uri(image: Tensor) -> str:
     """A (C, H, W) uint8 image as the content of an address."""
-    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
+    return png_uri(_png(image))
 
 
 def _png(canvas: Tensor) -> bytes:

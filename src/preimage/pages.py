@@ -63,9 +63,17 @@ class Strip:
     pictures: Sequence[Picture] = field(default_factory=list)
 
 
-def page(title: str, lead: str, **parts: Any) -> str:
-    """One self-contained page; `parts` as templates/report.html names them."""
-    return render("report.html", title=title, lead=lead, **parts)
+def page(
+    title: str,
+    lead: str,
+    panels: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """One self-contained page; for panels see :mod:`preimage.panels`."""
+    return render(
+        "report.html", title=title, lead=lead, panels=panels, facts=facts or {}, notes=notes
+    )
 
 
 def histogram(name: str, known: Tensor, unknown: Tensor, threshold: float | None) -> Histogram:

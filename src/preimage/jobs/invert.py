@@ -34,8 +34,15 @@ _LOG_EVERY = 10
 _GALLERY_IMAGES = 24
 
 
-def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[str, Any], Path]:
+def invert_job(
+    command: Invert, report: Reporter | None = None, *, classifier: Classifier | None = None
+) -> tuple[dict[str, Any], Path]:
     """Invert, measure, and leave everything in a run folder.
+
+    Args:
+        command: what to do.
+        report: hears of progress.
+        classifier: in place of the one that the command names.
 
     Returns:
         The record, as in results/inversion.json with the run's own extras, and the run folder.
@@ -48,7 +55,7 @@ def invert_job(command: Invert, report: Reporter | None = None) -> tuple[dict[st
     report = report or Silent()
     check_invert(command.config)
     check_samples(command.measure.samples)
-    classifier = load_classifier(command.model)
+    classifier = classifier or load_classifier(command.model)
     if is_follower():
         invert(classifier, command.config, runtime=command.runtime)
         raise SystemExit(0)

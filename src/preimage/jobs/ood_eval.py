@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from preimage.ood.evaluation import (
 from preimage.ood.shortcuts import Shortcut
 from preimage.ood.synthetic import make_synthetic, synthetic_names
 from preimage.pages import STRIP, histogram, method_table, page, strip
+from preimage.panels import histograms, strips, table
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import stream
 from preimage.sources import load_classifier
@@ -71,7 +73,14 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     _check(command)
     subjects = _subjects(command, report)
     known = _known(command, subjects)
-    unknown = _unknown(command, known, subjects.any.spec)
+    unknown = unknown_sets(
+        command.ood,
+        known,
+        subjects.any.spec,
+        synthetic=command.synthetic,
+        most=command.most,
+        seed=command.seed,
+    )
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     settings = {
         name: getattr(command, name)
@@ -191,16 +200,37 @@ def _known(command: OodEval, subjects: _Subjects) -> ImageSet:
             f"expected known images of {classes} classes, as the classifier has, found "
             f"{known.classes} in '{command.id}'; give the data that it was trained for with --id"
         )
-    return _some(known, command)
+    return _some(known, command.most, command.seed)
 
 
-def _unknown(command: OodEval, known: ImageSet, spec: ImageSpec) -> list[Unknown]:
+def unknown_sets(
+    sources: Sequence[str],
+    known: ImageSet,
+    spec: ImageSpec,
+    *,
+    synthetic: bool,
+    most: int,
+    seed: int,
+) -> list[Unknown]:
+    """Sets of images that are none of the classes, in the classifier's shape.
+
+    Args:
+        sources: data sets, folders of images or parquet files.
+        known: in-distribution images, which synthetic sets take after.
+        spec: the classifier's shape.
+        synthetic: add the sets made by code.
+        most: images of each set at most.
+        seed: of the synthetic sets and of every choice of images.
+
+    Raises:
+        PreimageError: for a source that cannot be read.
+    """
     found = []
-    for source in command.ood:
-        images = _some(_native(source, spec), command)
+    for source in sources:
+        images = _some(_native(source, spec), most, seed)
         found.append(Unknown(images.name, images.convert(spec), images.spec, real=True))
-    for name in synthetic_names() if command.synthetic else ():
-        images = make_synthetic(name, known, command.seed)
+    for name in synthetic_names() if synthetic else ():
+        images = make_synthetic(name, known, seed)
         found.append(Unknown(images.name, images, spec, real=False))
     return found
 
@@ -213,9 +243,9 @@ def _native(source: str, spec: ImageSpec) -> ImageSet:
         return load(source, "test", spec=spec, labelled=False)
 
 
-def _some(images: ImageSet, command: OodEval) -> ImageSet:
-    random = stream(command.seed, "ood eval", images.name)
-    return images.subset(torch.randperm(len(images), generator=random)[: command.most])
+def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
+    random = stream(seed, "ood eval", images.name)
+    return images.subset(torch.randperm(len(images), generator=random)[:most])
 
 
 def _measure(
@@ -235,7 +265,7 @@ def _measure(
         "hardware": hardware_name(),
     }
     records: list[dict[str, Any]] = []
-    plots, strips, shortcuts = [], [], {}
+    plots, mistakes, shortcuts = [], [], {}
     main = _main_method(judges)
     threshold = _threshold(judges, main)
     for i, one in enumerate(unknown):
@@ -243,7 +273,7 @@ def _measure(
         records += [{**shared, **record} for record in found]
         shortcuts[one.name] = evaluation.shortcuts(one)
         plots.append(histogram(one.name, evaluation.known_scores()[main], scores[main], threshold))
-        strips.append(_mistakes(subjects, one, scores[main], threshold))
+        mistakes.append(_mistakes(subjects, one, scores[main], threshold))
         report.progress("sets", i + 1, len(unknown), _note(found, main))
     result = {
         **shared,
@@ -256,7 +286,7 @@ def _measure(
         },
         "records": records,
     }
-    return result, _page(command, result, records, main, plots, strips, shortcuts)
+    return result, _page(command, result, records, main, plots, mistakes, shortcuts)
 
 
 def _judges(
@@ -333,7 +363,7 @@ def _page(
     records: list[dict[str, Any]],
     main: Method,
     plots: list[Any],
-    strips: list[tuple[str, str, Tensor, list[str]]],
+    mistakes: list[tuple[str, str, Tensor, list[str]]],
     shortcuts: dict[str, list[Shortcut]],
 ) -> str:
     ours = [r for r in records if (r["method"], r["score"]) == main]
@@ -342,31 +372,30 @@ def _page(
     for record in records:
         name = record["method"] if record["method"] != OURS else f"{OURS} {record['score']}"
         values.setdefault(record["ood"], {})[name] = record["auroc"]
-    shown = strips[:_MOST_STRIPS]
+    shown = mistakes[:_MOST_STRIPS]
+    order = method_table(
+        "AUROC",
+        "Share of pairs of a known and an unknown image in the right order; 1 is perfect, 0.5 is "
+        "chance.",
+        values,
+    )
+    key = (
+        "known",
+        "unknown",
+        "images by score; further right is more out-of-distribution. The dashed line is the "
+        "threshold, chosen from known images alone.",
+    )
+    surest = strips(
+        "The most confident mistakes",
+        "Of each set, the images that look most known.",
+        [strip(*parts) for parts in shown],
+    )
     return page(
         f"Does '{Path(command.model).name}' know what it doesn't know?",
         f"Known are the test images of {command.id}; everything else should get larger scores.",
         facts=_facts(result, real),
-        tables=[
-            method_table(
-                "AUROC",
-                "Share of pairs of a known and an unknown image in the right order; 1 is perfect, "
-                "0.5 is chance.",
-                values,
-            )
-        ],
-        histograms=plots,
-        histograms_title="Scores",
-        histograms_text=(
-            "known",
-            "unknown",
-            "images by score; further right is more out-of-distribution. The dashed line is the "
-            "threshold, chosen from known images alone.",
-        ),
-        strips_title="The most confident mistakes",
-        strips_text="Of each set, the images that look most known.",
-        strips=[strip(*parts) for parts in shown],
-        notes=_notes(shortcuts, result["left_out"], len(strips) - len(shown)),
+        panels=[table(order), histograms("Scores", key, plots), surest],
+        notes=_notes(shortcuts, result["left_out"], len(mistakes) - len(shown)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,20 +31,31 @@ from preimage.leak.reconstruction import (
 from preimage.leak.verdict import RECOVERED, Verdict, judge
 from preimage.limits import check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
+from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
 
 PAGE_FILE, IMAGES_FILE = "reconstruct.html", "reconstructions.safetensors"
+PANELS_FILE = "panels.json"
+"""What other pages show of this one."""
 _BEST_PAIRS = 24
 _CANDIDATES = 64
 
 
 def reconstruct_job(
-    command: Reconstruct, report: Reporter | None = None
+    command: Reconstruct,
+    report: Reporter | None = None,
+    *,
+    classifier: Classifier | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Reconstruct, compare with both groups, and leave everything in a run folder.
+
+    Args:
+        command: what to do.
+        report: hears of progress.
+        classifier: in place of the one that the command names.
 
     Returns:
         The record and the run folder.
@@ -54,7 +66,7 @@ def reconstruct_job(
     """
     report = report or Silent()
     check_reconstruct(command.config)
-    classifier = load_classifier(command.model)
+    classifier = classifier or load_classifier(command.model)
     groups = _groups(command, classifier, report)
     evaluator = find_evaluator(command.model, classifier, command.control.evaluator)
     name = folder_name(classifier.name)
@@ -74,7 +86,9 @@ def reconstruct_job(
             tensors = {"images": found.images, "labels": found.labels}
             folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
             record = _record(command, compared, seconds)
-            folder.write(PAGE_FILE, _page(classifier.name, compared, record).encode())
+            panels = _panels(compared)
+            folder.write(PANELS_FILE, json.dumps(panels).encode())
+            folder.write(PAGE_FILE, _page(classifier.name, record, panels).encode())
             folder.finish(record)
         return folder.metrics(), path
 
@@ -206,7 +220,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
     }
 
 
-def _page(name: str, compared: _Compared, record: dict[str, Any]) -> str:
+def _panels(compared: _Compared) -> list[Panel]:
     (near, rows), (far, others) = compared.nearest()
     best = near.argsort(descending=True)[:_BEST_PAIRS]
     shown = (
@@ -221,13 +235,32 @@ def _page(name: str, compared: _Compared, record: dict[str, Any]) -> str:
         [f"similarity {value:.2f}" for value in far[best].tolist()],
     )
     names = ("Reconstruction", "Nearest training image", "Nearest held-out image")
-    strips = [
+    pairs = [
         Strip(title, "", [Picture(*both) for both in zip(part, text, strict=True)])
         for title, part, text in zip(names, uris, texts, strict=True)
     ]
+    key = (
+        "held-out",
+        "training",
+        "images; the dashed line is where an image counts as recovered.",
+    )
+    plot = histogram("nearest similarity", far, near, RECOVERED)
+    return [
+        histograms("Nearest similarities", key, [plot]),
+        strips(
+            "The best pairs",
+            "The reconstructions that resemble a training image most, one below the other with "
+            "the nearest image of both groups.",
+            pairs,
+        ),
+    ]
+
+
+def _page(name: str, record: dict[str, Any], panels: list[Panel]) -> str:
     return page(
         f"Does '{name}' leak its training data?",
         f"{record['verdict'].capitalize()}. {record['reason']}",
+        panels,
         facts={
             "Verdict": record["verdict"],
             "p-value": f"{record['p_value']:.4f}",
@@ -236,17 +269,6 @@ def _page(name: str, compared: _Compared, record: dict[str, Any]) -> str:
             "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
             "to the nearest held-out image": f"{record['ssim_control']:.3f}",
         },
-        histograms=[histogram("nearest similarity", far, near, RECOVERED)],
-        histograms_title="Nearest similarities",
-        histograms_text=(
-            "held-out",
-            "training",
-            "images; the dashed line is where an image counts as recovered.",
-        ),
-        strips_title="The best pairs",
-        strips_text="The reconstructions that resemble a training image most, one below the other "
-        "with the nearest image of both groups.",
-        strips=strips,
         notes=[
             f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
             "image counts as recovered, and each only once.",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from preimage.ood.hardening import HardenEpoch
 from preimage.ood.pool import NOISE_ROUND, GarbagePool
 from preimage.pages import STRIP, Cell, Strip, Table, page, strip
+from preimage.panels import strips, table
 
 
 def pool_page(name: str, pool: GarbagePool, epochs: Sequence[HardenEpoch]) -> str:
@@ -22,10 +23,14 @@ def pool_page(name: str, pool: GarbagePool, epochs: Sequence[HardenEpoch]) -> st
             "Held-out accuracy": f"{epochs[-1].valid_accuracy:.2%}",
             "Garbage that is recognised": f"{epochs[-1].garbage_recall:.1%}",
         },
-        tables=[_epoch_table(epochs)],
-        strips_title="The pool, round by round",
-        strips_text="Some images of each round, at random.",
-        strips=[_round(pool, number) for number in numbers],
+        panels=[
+            table(_epoch_table(epochs)),
+            strips(
+                "The pool, round by round",
+                "Some images of each round, at random.",
+                [_round(pool, number) for number in numbers],
+            ),
+        ],
     )
 
 

@@ -1,0 +1,127 @@
+"""Three answers in words, each from one measured figure, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["good", "fair", "bad", "unknown"]
+
+_FEW_COUNTERFEITS, _MANY_COUNTERFEITS = 0.01, 0.10
+_GOOD_AUROC, _FAIR_AUROC = 0.99, 0.90
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a manager reads."""
+
+    question: str
+    answer: str
+    """A few words."""
+    figure: str
+    """One number, or a dash where nothing was measured."""
+    meaning: str
+    """What the figure is; one sentence."""
+    sureness: str
+    """What it rests on; one sentence."""
+    tone: Tone
+
+
+def answers(sections: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str]) -> list[Answer]:
+    """The three answers.
+
+    Args:
+        sections: the record's, by question.
+        left_out: by question, why it could not be answered; used where it was not.
+    """
+    return [
+        _accept(sections["accept"], left_out.get("accept", "")),
+        _ood(sections["ood"], sections["accept"], left_out.get("ood", "")),
+        _leak(sections["leak"], left_out.get("leak", "")),
+    ]
+
+
+def _accept(found: Mapping[str, Any], why: str) -> Answer:
+    question = "What does it accept?"
+    share = found["counterfeit_share"]
+    if share is not None:
+        low, high = found["counterfeit_interval"]
+        return Answer(
+            question,
+            _by(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS, _COUNTERFEIT_WORDS),
+            f"{share:.1%}",
+            "of its confident inversions are not their class to an independent classifier.",
+            f"{found['counterfeit_samples']} samples; 95 % interval {low:.1%} to {high:.1%}.",
+            _tone(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS),
+        )
+    share = found["noise_share"]
+    if share is None:
+        return _nothing(question, why)
+    low, high = found["noise_interval"]
+    return Answer(
+        question,
+        _by(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS, _NOISE_WORDS),
+        f"{share:.1%}",
+        "of images made by code that show no class are taken for one with over 99 % confidence.",
+        f"{found['noise_images']} images; 95 % interval {low:.1%} to {high:.1%}.",
+        _tone(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS),
+    )
+
+
+_COUNTERFEIT_WORDS = (
+    "Nearly only what looks right",
+    "Mostly what looks right",
+    "Much that looks wrong",
+)
+_NOISE_WORDS = ("Hardly any noise", "Some noise", "Much noise")
+
+
+def _ood(found: Mapping[str, Any], accept: Mapping[str, Any], why: str) -> Answer:
+    question = "Does it know what it doesn't know?"
+    auroc = found["auroc"]
+    if auroc is None:
+        return _nothing(question, why)
+    words = "Yes" if auroc >= _GOOD_AUROC else "Mostly" if auroc >= _FAIR_AUROC else "No"
+    gain = found["hardened_auroc"]
+    better = "" if gain is None else f" Hardened with a garbage class it reaches {gain:.3f}."
+    return Answer(
+        question,
+        words,
+        f"{auroc:.3f}",
+        "is the mean AUROC of its own confidence between known and unknown images; "
+        f"0.5 is guessing.{better}",
+        f"{len(found['sets'])} sets of up to {found['images_each']} images; the lowest is "
+        f"{found['auroc_lowest']:.3f}.",
+        "good" if auroc >= _GOOD_AUROC else "fair" if auroc >= _FAIR_AUROC else "bad",
+    )
+
+
+def _leak(found: Mapping[str, Any], why: str) -> Answer:
+    question = "Does it leak its training data?"
+    verdict = found["verdict"]
+    if verdict is None:
+        return _nothing(question, why)
+    tones: dict[str, Tone] = {"leaks": "bad", "no evidence of a leak": "good"}
+    return Answer(
+        question,
+        str(verdict).capitalize(),
+        f"p = {found['p_value']:.3f}",
+        "is the chance of such a difference between training and held-out images if it told "
+        "nothing about them.",
+        f"{found['reconstructions']} reconstructions after {found['steps']} steps, "
+        f"{found['images_each']} images on each side.",
+        tones.get(verdict, "unknown"),
+    )
+
+
+def _nothing(question: str, why: str) -> Answer:
+    return Answer(question, "Not measured", "–", why or "Nothing was measured.", "", "unknown")  # noqa: RUF001
+
+
+def _by(share: float, few: float, many: float, words: tuple[str, str, str]) -> str:
+    return words[0] if share < few else words[1] if share < many else words[2]
+
+
+def _tone(share: float, few: float, many: float) -> Tone:
+    return "good" if share < few else "fair" if share < many else "bad"

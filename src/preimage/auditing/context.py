@@ -1,0 +1,137 @@
+"""What the parts of an audit work with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preimage.auditing.budget import Speed
+from preimage.auditing.parts import LeftOutError
+from preimage.classifier import Classifier
+from preimage.commands import Audit
+from preimage.data import ImageSet
+from preimage.drawing import balanced_labels
+from preimage.inversion import Inversion
+from preimage.jobs.invert import GENERATOR_FILE
+from preimage.jobs.report import Reporter
+from preimage.run import RunFolder
+from preimage.types import Sample
+
+MOST_CLASSES = 20
+"""Classes that a page shows one by one."""
+
+_PLAN = "plan.json"
+_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Real images in the classifier's shape; None where there are none."""
+
+    name: str | None
+    train: ImageSet | None
+    """What it was trained on."""
+    test: ImageSet | None
+    """Of the same kind, but not trained on."""
+
+
+@dataclass
+class Context:
+    """One audit under way."""
+
+    command: Audit
+    classifier: Classifier
+    evaluator: Classifier | None
+    data: Data
+    named: bool
+    """Whether the classifier can be loaded again by the command's name for it."""
+    folder: RunFolder
+    report: Reporter
+
+    def fixed(self, name: str, choose: Callable[[], Any]) -> Any:
+        """What was chosen under `name` when this audit first came here; plain values only.
+
+        A resumed audit must not measure and choose anew: its inner runs go on only under equal
+        settings.
+        """
+        if name not in self._plan():
+            # choosing may fix other things first
+            value = choose()
+            plan = {**self._plan(), name: value}
+            self.folder.write(_PLAN, json.dumps(plan, indent=1).encode())
+        return self._plan()[name]
+
+    def _plan(self) -> dict[str, Any]:
+        path = self.folder.path / _PLAN
+        plan: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return plan
+
+    def inner(self, name: str) -> Path:
+        """Folder of an inner run."""
+        return self.folder.path / name
+
+    @cached_property
+    def speed(self) -> Speed:
+        """How fast this machine is; see :class:`Speed`."""
+        return Speed(**self.fixed("speed", lambda: vars(self._measured())))
+
+    def _measured(self) -> Speed:
+        from preimage.auditing.budget import measure_speed
+
+        return measure_speed(self.classifier, self.command.runtime, self.command.seed)
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """Indices of the classes to show: all, or some that are spread evenly over them."""
+        count = self.classifier.classes
+        return torch.linspace(0, count - 1, min(count, MOST_CLASSES)).round().long().tolist()
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of :attr:`classes`."""
+        return [self.classifier.class_names[k] for k in self.classes]
+
+    @cached_property
+    def inversion(self) -> Inversion:
+        """The finished inversion.
+
+        Raises:
+            LeftOutError: where none was made.
+        """
+        path = self.inner("inversion") / GENERATOR_FILE
+        if not path.is_file():
+            raise LeftOutError("the inversion that this part looks at was not made")
+        return Inversion.load(path, self.classifier)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Inversions of all classes in turn."""
+        labels = balanced_labels(max(_SAMPLES, self.classifier.classes), self.classifier.classes)
+        return self.inversion.sample(labels, seed=self.command.seed)
+
+    def of_class(self, label: int, count: int) -> Sample:
+        """`count` inversions of one class."""
+        return self.inversion.sample(torch.full((count,), label), seed=1 + self.command.seed)
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    z, share = 1.959964, hits / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    half /= 1 + z * z / count
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probability (N,) that the classifier gives to each one's own class."""
+    return logits.softmax(1)[torch.arange(len(labels)), labels]

@@ -1,0 +1,247 @@
+"""Does it know what it doesn't know? Its own confidence, baselines, and what hardening gains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preimage.auditing.context import Context
+from preimage.auditing.parts import Found, LeftOutError, part
+from preimage.commands import OodTrain, Output, Start
+from preimage.data import ImageSet
+from preimage.errors import PreimageError
+from preimage.inversion import predict
+from preimage.jobs.ood_eval import unknown_sets
+from preimage.jobs.ood_train import ood_train_job
+from preimage.ood.baselines import Fitted, fit_baseline
+from preimage.ood.detector import DETECTOR_FILE, Detector, threshold_at
+from preimage.ood.evaluation import (
+    OURS,
+    BaselineJudge,
+    DetectorJudge,
+    Evaluation,
+    Judge,
+    Method,
+    Unknown,
+)
+from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
+from preimage.panels import Panel, histograms, strips, table
+from preimage.runtime import stream
+
+OWN = Method("msp", "msp")
+"""The classifier's own confidence: the largest softmax probability (Hendrycks & Gimpel 2017)."""
+
+_BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react")
+_COMBINED = Method(OURS, "combined")
+_TPR = 0.99
+_LEAST, _MOST = 200, 10_000
+_PASSES = 8.0
+"""Answers of the classifier that scoring an image by every baseline costs, roughly."""
+_MOST_STRIPS = 6
+_STEP_PASSES, _GARBAGE, _EPOCHS = 4.0, 1.33, 3
+
+
+@part("hardening", "ood", 0.16, needs=("train", "name"))
+def hardening(context: Context, seconds: float) -> Found:
+    """Give the classifier a garbage class, where the time allows; the next part measures it."""
+    train = context.data.train
+    assert train is not None
+    wanted = (len(train) * _GARBAGE * _EPOCHS * _STEP_PASSES) * context.speed.predict
+    fits = context.fixed("hardening", lambda: wanted <= seconds)
+    if not fits:
+        raise LeftOutError(
+            f"hardening would take about {_minutes(wanted)} and there are {_minutes(seconds)} for "
+            "it; give a larger --budget"
+        )
+    command = context.command
+    result, _ = ood_train_job(
+        OodTrain(
+            dataset=str(context.data.name),
+            seed=command.seed,
+            start=Start(**vars(command.model)),
+            runtime=command.runtime,
+            output=Output(out=str(context.inner("hardened"))),
+        ),
+        context.report,
+    )
+    return Found(
+        notes=[
+            f"Hardened for {result['epochs']} epochs with {result['garbage']} images of garbage, "
+            "noise and inversions; no real image of anything else was used."
+        ]
+    )
+
+
+@part("detection", "ood", 0.14, needs=("test",))
+def detection(context: Context, seconds: float) -> Found:
+    """AUROC and FPR95 of the classifier's own confidence, of baselines and of the hardened one."""
+    known = context.data.test
+    assert known is not None
+    known = _some(known, _room(context, seconds), context.command.seed)
+    unknown = unknown_sets(
+        context.command.ood,
+        known,
+        context.classifier.spec,
+        synthetic=True,
+        most=len(known),
+        seed=context.command.seed,
+    )
+    judges, notes = _judges(context)
+    evaluation = Evaluation(known, judges, _TPR)
+    records, plots, mistakes = [], [], []
+    for i, one in enumerate(unknown):
+        found, scores = evaluation.measure(one)
+        records += found
+        plots.append(_plot(one, evaluation.known_scores()[OWN], scores[OWN]))
+        mistakes.append((one, scores[OWN]))
+        context.report.progress("sets", i + 1, len(unknown), one.name)
+    panels = [_table(records), _histograms(plots), _mistakes(context, mistakes)]
+    return Found(_figures(context, records, len(known)), panels, notes)
+
+
+def _room(context: Context, seconds: float) -> int:
+    """Images a set that there is time for."""
+    sets = 10 + len(context.command.ood)
+    return int(
+        context.fixed(
+            "ood images",
+            lambda: min(
+                _MOST, max(_LEAST, int(seconds / sets / (_PASSES * context.speed.predict)))
+            ),
+        )
+    )
+
+
+def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
+    order = torch.randperm(len(images), generator=stream(seed, "audit known"))
+    return images.subset(order[:most])
+
+
+def _judges(context: Context) -> tuple[list[Judge], list[str]]:
+    """Who scores, and sentences on who does not."""
+    notes = []
+    scorers = {}
+    # without training images nothing can be fitted; the test images must not stand in for them
+    train = context.data.train
+    names = _BASELINES if train is not None else _BASELINES[:3]
+    stand_in = train if train is not None else context.data.test
+    assert stand_in is not None
+    fitted = Fitted(
+        context.classifier, _some(stand_in, 5000, context.command.seed), context.command.seed
+    )
+    for name in names:
+        try:
+            scorers[name] = fit_baseline(name, fitted)
+        except PreimageError as error:
+            notes.append(f"The baseline {name} is left out: {error}")
+    if "msp" not in scorers:
+        raise LeftOutError("baselines need pytorch-ood: pip install 'preimage[ood]'")
+    judges: list[Judge] = [BaselineJudge(context.classifier, scorers)]
+    if (context.inner("hardened") / DETECTOR_FILE).is_file():
+        judges.append(DetectorJudge(Detector.load(context.inner("hardened"))))
+    return judges, notes
+
+
+def _plot(one: Unknown, here: Tensor, there: Tensor) -> Histogram:
+    return histogram(one.name, here, there, float(threshold_at(here, _TPR)))
+
+
+def _label(record: dict[str, Any]) -> str:
+    if record["method"] == OURS:
+        return "hardened"
+    return "own confidence" if record["method"] == OWN.method else str(record["method"])
+
+
+def _shown(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a detector the combined score alone."""
+    return [r for r in records if r["method"] != OURS or r["score"] == _COMBINED.score]
+
+
+def _table(records: list[dict[str, Any]]) -> Panel:
+    values: dict[str, dict[str, float]] = {}
+    for record in _shown(records):
+        values.setdefault(record["ood"], {})[_label(record)] = record["auroc"]
+    text = "1 tells every unknown image from every known one, 0.5 is guessing."
+    return table(method_table("AUROC", text, values))
+
+
+def _histograms(plots: list[Histogram]) -> Panel:
+    return histograms(
+        "How confident it is",
+        ("known", "unknown", "images by its own confidence, less confident to the right."),
+        plots,
+    )
+
+
+def _mistakes(context: Context, found: list[tuple[Unknown, Tensor]]) -> Panel:
+    """The unknown images that it is surest of, from the sets that fool it most."""
+    worst = sorted(found, key=lambda pair: float(pair[1].mean()))[:_MOST_STRIPS]
+    return strips(
+        "Most confident mistakes",
+        "Images that are none of the classes, and what it takes them for.",
+        [_mistaken(context, one, scores) for one, scores in worst],
+    )
+
+
+def _mistaken(context: Context, one: Unknown, scores: Tensor) -> Strip:
+    images = one.images.floats(scores.argsort()[: STRIP // 2])
+    probability, label = predict(context.classifier, images).logits.softmax(1).max(1)
+    names = context.classifier.class_names
+    captions = [
+        f"taken for {names[k]}, {p:.1%} sure"
+        for k, p in zip(label.tolist(), probability.tolist(), strict=True)
+    ]
+    return strip(one.name, "", images, captions)
+
+
+def _figures(context: Context, records: list[dict[str, Any]], count: int) -> dict[str, Any]:
+    real = [record for record in records if record["real"]]
+    counted = real or records
+    own = _of(counted, OWN)
+    baselines = {r["method"] for r in counted if r["method"] not in (OURS, OWN.method)}
+    means = {name: _mean(_of(counted, Method(name, name)), "auroc") for name in baselines}
+    best = max(means, key=lambda name: means[name]) if means else None
+    hardened = _of(counted, _COMBINED)
+    return {
+        "known": context.data.name,
+        "sets": [record["ood"] for record in own],
+        "images_each": count,
+        "score": OWN.score,
+        "auroc": _mean(own, "auroc"),
+        "auroc_lowest": min(record["auroc"] for record in own),
+        "fpr95": _mean(own, "fpr95"),
+        "best_baseline": best,
+        "best_baseline_auroc": means[best] if best else None,
+        "best_baseline_fpr95": _mean(_of(counted, Method(best, best)), "fpr95") if best else None,
+        **_hardened(context, hardened),
+    }
+
+
+def _hardened(context: Context, records: list[dict[str, Any]]) -> dict[str, Any]:
+    if not records:
+        return {}
+    from preimage.training import accuracy_on
+
+    test = context.data.test
+    assert test is not None
+    detector = Detector.load(context.inner("hardened"))
+    return {
+        "hardened_auroc": _mean(records, "auroc"),
+        "hardened_fpr95": _mean(records, "fpr95"),
+        "hardened_accuracy": accuracy_on(detector.classifier, test),
+        "plain_accuracy": accuracy_on(context.classifier, test),
+    }
+
+
+def _of(records: list[dict[str, Any]], method: Method) -> list[dict[str, Any]]:
+    return [r for r in records if (r["method"], r["score"]) == method]
+
+
+def _mean(records: list[dict[str, Any]], name: str) -> float:
+    return sum(record[name] for record in records) / len(records)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

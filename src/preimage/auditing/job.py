@@ -1,0 +1,247 @@
+"""`preimage audit`: every part within a time, in a run folder, with one page and one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
+from preimage.auditing.answers import Answer, answers
+from preimage.auditing.budget import parse_budget
+from preimage.auditing.context import Context, Data
+from preimage.auditing.page import audit_page
+from preimage.auditing.parts import MISSING, Found, LeftOutError, Need, Part, parts
+from preimage.auditing.progress import AuditReporter
+from preimage.auditing.record import FORMAT, empty_sections, fill
+from preimage.classifier import Classifier
+from preimage.commands import Audit, Measure
+from preimage.data import ImageSet, load
+from preimage.environment import command as command_line
+from preimage.environment import commit, hardware_name, versions
+from preimage.errors import PreimageError
+from preimage.jobs.measure import Judges, find_judges, own_data
+from preimage.jobs.report import Reporter, Silent
+from preimage.run import RunFolder, folder_name
+from preimage.sources import load_classifier
+
+PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
+_INNER = ("inversion", "hardened", "leak")
+
+
+def audit_job(
+    command: Audit, report: Reporter | None = None, *, classifier: Classifier | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Do what there is time for, and leave a page and a record.
+
+    A killed audit goes on with the part that it was in; the page always shows what is done.
+
+    Args:
+        command: what to do.
+        report: hears of progress.
+        classifier: in place of the one that the command names.
+
+    Returns:
+        The record, which is also in audit.json, and the run folder.
+
+    Raises:
+        PreimageError: for a model, data, a budget or a folder that do not fit.
+    """
+    report = report or Silent()
+    budget = parse_budget(command.budget)
+    named = classifier is None
+    classifier = classifier or load_classifier(command.model)
+    heard = AuditReporter(report)
+    judges = find_judges(
+        command.model,
+        classifier,
+        Measure(command.data, command.evaluator, real=command.real),
+        heard,
+    )
+    data = _data(command, classifier, judges)
+    _check_unknown(command, data)
+    path = Path(command.output.out or f"runs/audit-{folder_name(classifier.name)}-{command.seed}")
+    settings = {
+        "model": asdict(command.model),
+        "weights": _digest(classifier),
+        **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
+        "budget": budget,
+        "seed": command.seed,
+    }
+    with RunFolder.create(path, "audit", settings, overwrite=command.output.overwrite) as folder:
+        if command.output.overwrite:
+            _clear(folder.path)
+        if not folder.finished:
+            context = Context(command, classifier, judges.evaluator, data, named, folder, heard)
+            _run(context, budget, heard)
+        return folder.metrics(), path
+
+
+def _data(command: Audit, classifier: Classifier, judges: Judges) -> Data:
+    """The images that it was trained on, and others of the same kind."""
+    name = command.data or own_data(command.model.model)
+    if not command.real or name is None or judges.real is None:
+        return Data(name if judges.real is not None else None, None, judges.real)
+    test = judges.real
+    if command.heldout is not None:
+        test = load(command.heldout, "test", spec=classifier.spec)
+    return Data(name, _train(name, classifier, test), test)
+
+
+def _train(name: str, classifier: Classifier, test: ImageSet) -> ImageSet | None:
+    """None where the source has no training images of its own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train = load(name, "train", spec=classifier.spec)
+    except PreimageError:
+        return None
+    same = train.images.shape == test.images.shape and bool((train.images == test.images).all())
+    return None if same else train
+
+
+def _check_unknown(command: Audit, data: Data) -> None:
+    if data.name is not None and data.name in command.ood:
+        raise PreimageError(
+            f"expected --ood to name other data than the classifier's own, found '{data.name}' as "
+            "both; leave it out"
+        )
+
+
+def _digest(classifier: Classifier) -> str:
+    """Names the weights: an audit must not go on with those of another classifier."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(classifier.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _clear(path: Path) -> None:
+    """Remove the inner runs of the audit that is being replaced."""
+    for name in _INNER:
+        if (path / name / "config.json").is_file():
+            shutil.rmtree(path / name)
+
+
+def _run(context: Context, budget: float, heard: AuditReporter) -> None:
+    folder = context.folder
+    done = _done(folder)
+    for i, part in enumerate(parts()):
+        if part.name in done:
+            continue
+        elapsed = sum(entry["seconds"] for entry in done.values())
+        heard.begin(part.name, i, len(parts()), budget - elapsed)
+        done[part.name] = _do(part, context, _allowed(context, part, done, budget - elapsed))
+        folder.write(_part_file(part), json.dumps(done[part.name]).encode())
+        folder.write(PAGE_FILE, _page(context, done, budget, finished=False).encode())
+    heard.end(len(parts()))
+    record = _record(context, done, budget)
+    folder.write(PAGE_FILE, _page(context, done, budget, finished=True).encode())
+    folder.write(RECORD_FILE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    folder.finish(record)
+
+
+def _part_file(part: Part) -> str:
+    return f"part-{part.name}.json"
+
+
+def _done(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Parts that an earlier start of this audit came to the end of."""
+    files = {part.name: folder.path / _part_file(part) for part in parts()}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
+def _allowed(context: Context, part: Part, done: dict[str, Any], left: float) -> float:
+    """The part's share of the time that is left, among those that can still run."""
+    waiting = [p for p in parts() if p.name not in done and _wanting(p, context) is None]
+    total = sum(p.share for p in waiting) or 1.0
+    return max(0.0, left) * part.share / total
+
+
+def _wanting(part: Part, context: Context) -> str | None:
+    """Why a part cannot run at all; None where it can."""
+    there: dict[Need, bool] = {
+        "train": context.data.train is not None,
+        "test": context.data.test is not None,
+        "evaluator": context.evaluator is not None,
+        "name": context.named,
+    }
+    return next((MISSING[need] for need in part.needs if not there[need]), None)
+
+
+def _do(part: Part, context: Context, seconds: float) -> dict[str, Any]:
+    """Do one part; one that fails is told on the page, and the others go on."""
+    start = time.perf_counter()
+    state, reason, found = "done", None, Found()
+    wanting = _wanting(part, context)
+    try:
+        if wanting is not None:
+            raise LeftOutError(wanting)
+        found = part.work(context, seconds)
+    except LeftOutError as error:
+        state, reason = "left out", str(error)
+    except PreimageError as error:
+        state, reason = "failed", str(error)
+        context.report.warn(f"{part.name} failed: {error}")
+    return {
+        "name": part.name,
+        "question": part.question,
+        "state": state,
+        "reason": reason,
+        "seconds": round(time.perf_counter() - start, 2),
+        **asdict(found),
+    }
+
+
+def _sections(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    sections = empty_sections()
+    for entry in done.values():
+        fill(sections[entry["question"]], entry["figures"])
+    return sections
+
+
+def _answers(done: dict[str, dict[str, Any]]) -> list[Answer]:
+    why: dict[str, str] = {}
+    for entry in done.values():
+        if entry["reason"] is not None:
+            text = entry["reason"]
+            why.setdefault(entry["question"], f"{text[0].upper()}{text[1:]}.")
+    return answers(_sections(done), why)
+
+
+def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) -> dict[str, Any]:
+    classifier = context.classifier
+    kept = ("name", "question", "state", "reason", "seconds")
+    return {
+        "format": FORMAT,
+        "model": classifier.name,
+        "classes": classifier.classes,
+        "class_names": list(classifier.class_names[:1000]),
+        "image": list(classifier.spec.shape),
+        "data": context.data.name,
+        "seed": context.command.seed,
+        "budget_s": budget,
+        "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),
+        "answers": [asdict(answer) for answer in _answers(done)],
+        **_sections(done),
+        "parts": [{name: entry[name] for name in kept} for entry in done.values()],
+        "speed": context.fixed("speed", lambda: None),
+        "versions": versions(),
+        "hardware": hardware_name(),
+        "commit": commit(),
+        "command": command_line(),
+    }
+
+
+def _page(
+    context: Context, done: dict[str, dict[str, Any]], budget: float, *, finished: bool
+) -> str:
+    waiting: Sequence[str] = [] if finished else [p.name for p in parts() if p.name not in done]
+    return audit_page(_record(context, done, budget), _answers(done), list(done.values()), waiting)

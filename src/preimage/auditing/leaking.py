@@ -1,0 +1,63 @@
+"""Does it leak its training data? A reconstruction with a control group."""
+
+from __future__ import annotations
+
+import json
+
+from preimage.auditing.budget import leak_images
+from preimage.auditing.context import Context
+from preimage.auditing.parts import Found, LeftOutError, part
+from preimage.commands import Control, Output, Reconstruct
+from preimage.config import ReconstructConfig
+from preimage.jobs.reconstruct import PANELS_FILE, reconstruct_job
+
+_LEAST, _MOST = 100, 2000
+_SEARCH = 0.75
+"""Share of the time that goes into the search; the rest is for comparing."""
+_COMPARED = 500
+
+
+@part("leak", "leak", 0.2, needs=("train", "test"))
+def leak(context: Context, seconds: float) -> Found:
+    """The verdict, its figures and the best pairs."""
+    command = context.command
+    steps = context.fixed("leak steps", lambda: _steps(context, seconds))
+    if steps < _LEAST:
+        raise LeftOutError(
+            f"there is time for {steps} steps of reconstruction, and fewer than {_LEAST} tell "
+            "nothing; give a larger --budget"
+        )
+    config = ReconstructConfig(
+        images=leak_images(context.classifier.classes), steps=steps, seed=command.seed
+    )
+    record, folder = reconstruct_job(
+        Reconstruct(
+            model=command.model,
+            config=config,
+            control=Control(
+                data=context.data.name,
+                heldout=command.heldout,
+                evaluator=command.evaluator,
+                most=_COMPARED,
+            ),
+            runtime=command.runtime,
+            output=Output(out=str(context.inner("leak"))),
+        ),
+        context.report,
+        classifier=context.classifier,
+    )
+    names = (
+        *("verdict", "reason", "p_value", "effect", "interval", "recovered", "recovered_control"),
+        *("ssim_train", "ssim_control", "images_each"),
+    )
+    figures = {name: record[name] for name in names}
+    panels = json.loads((folder / PANELS_FILE).read_text())
+    note = (
+        f"{config.images} images were looked for in {steps} steps, and compared with "
+        f"{record['images_each']} training and as many held-out images."
+    )
+    return Found({**figures, "reconstructions": config.images, "steps": steps}, panels, [note])
+
+
+def _steps(context: Context, seconds: float) -> int:
+    return min(_MOST, int(_SEARCH * seconds / context.speed.reconstruction_step))

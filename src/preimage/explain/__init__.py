@@ -1,0 +1,1 @@
+"""What an inversion tells of its classifier: boundaries, units, counterfeits, a map of features."""

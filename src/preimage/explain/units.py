@@ -1,0 +1,99 @@
+"""Which penultimate units tell the classes apart, and what drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from preimage.classifier import Classifier
+from preimage.explain.codes import Codes
+from preimage.inversion import Inversion, predict
+from preimage.types import Prediction
+
+_LR = 0.05
+_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class UnitImages:
+    """Images that drive one unit."""
+
+    unit: int
+    images: Tensor
+    """(N, C, H, W) in [0, 1], the strongest first."""
+    values: Tensor
+    """(N,), what the unit gives."""
+    usual: tuple[float, float]
+    """Mean and largest of the unit's values over the usual inversions."""
+
+
+def telling_units(features: Tensor, labels: Tensor, count: int) -> list[int]:
+    """The units whose variance lies most between the classes, not within them.
+
+    The ratio is that of one-way analysis of variance; units that never change are left out.
+
+    Args:
+        features: (N, D), of inversions or real images.
+        labels: (N,) int64.
+        count: units at most.
+    """
+    features = features.double()
+    total = features.var(0, correction=0)
+    within = torch.zeros_like(total)
+    for k in labels.unique():
+        own = features[labels == k]
+        within += own.var(0, correction=0) * len(own) / len(features)
+    share = torch.where(total > _FLOOR, 1 - within / total.clamp_min(_FLOOR), -1.0)
+    order = share.argsort(descending=True, stable=True)
+    return [int(unit) for unit in order[:count] if share[unit] >= 0]
+
+
+def unit_images(
+    classifier: Classifier,
+    inversion: Inversion,
+    units: Sequence[int],
+    *,
+    count: int = 6,
+    steps: int = 40,
+    seed: int = 0,
+) -> list[UnitImages]:
+    """Look, among the images that the generator can draw, for those that drive a unit most.
+
+    Starts from the inversions of all classes that do so already, and goes on in their latents and
+    conditions.
+
+    Args:
+        classifier: with D features.
+        inversion: of that classifier.
+        units: indices into the features.
+        count: images a unit.
+        steps: of Adam.
+        seed: names the inversions to start from.
+    """
+    labels = torch.arange(max(200, inversion.classes)) % inversion.classes
+    codes = Codes.draw(inversion, labels, seed)
+    with torch.no_grad():
+        usual = predict(classifier, codes.images()).features
+    starts = torch.cat([usual[:, unit].argsort(descending=True)[:count] for unit in units])
+    wanted = torch.tensor(list(units)).repeat_interleave(count)
+
+    def loss(rows: Tensor, answer: Prediction) -> Tensor:
+        columns = wanted[rows].to(answer.features.device)
+        return -answer.features.gather(1, columns[:, None])[:, 0]
+
+    moved = codes.rows(starts).moved(classifier, loss, steps, _LR)
+    with torch.no_grad():
+        images = moved.images().cpu()
+    reached = predict(classifier, images).features.gather(1, wanted[:, None])[:, 0]
+    return [
+        _ordered(unit, images[wanted == unit], reached[wanted == unit], usual[:, unit])
+        for unit in units
+    ]
+
+
+def _ordered(unit: int, images: Tensor, values: Tensor, usual: Tensor) -> UnitImages:
+    order = values.argsort(descending=True)
+    return UnitImages(unit, images[order], values[order], (float(usual.mean()), float(usual.max())))
