@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import preimage.cli
 import preimage.jobs.invert
 import tiny
+from preimage.auditing import acceptance
 from preimage.cli import main
 
 PROGRAM = Path(sys.executable).with_name("preimage")
-COMMANDS = ("train", "invert", "sample", "show", "demo")
+COMMANDS = ("train", "invert", "audit", "compare", "sample", "show", "demo")
 FIGURES = {
     *("inversion_accuracy", "evaluator_accuracy", "confidence", "student_accuracy"),
     *("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real"),
@@ -302,14 +302,11 @@ def test_folders_of_images_are_trained_on(capsys):
 
 
 def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):
-    real = preimage.jobs.invert.evaluate
-    monkeypatch.setattr(preimage.cli, "_DEMO_STEPS", 2)
-    monkeypatch.setattr(
-        preimage.jobs.invert, "evaluate", lambda *a, **k: real(*a, **{**k, "samples": 40})
-    )
+    monkeypatch.setattr(acceptance, "_steps", lambda *_: 60)
     record = json.loads(call(capsys, "demo", "--json"))
-    assert Path(record["page"]) == Path("runs/demo/gallery.html")
+    assert Path(record["page"]) == Path("runs/demo/audit.html")
     page = Path(record["page"]).read_text()
-    assert page.count("<img") == 10 * 24
-    assert record["dataset"] == "mnist" and record["vendi_pixel_real"] is None
-    assert record["evaluator_accuracy"] is not None
+    assert page.count("<img") > 10 * 12
+    assert record["model"] == "mnist" and record["data"] is None
+    assert record["accept"]["evaluator_accuracy"] is not None
+    assert record["accept"]["vendi_pixel_real"] is None and record["leak"]["verdict"] is None

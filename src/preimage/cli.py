@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -18,6 +20,8 @@ from preimage.errors import PreimageError
 from preimage.terminal import Terminal
 
 _DEMO_BUDGET = "2m"
+_FAILED = "failed"
+"""Conditions of --fail-on that hold, in a result."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 2 bad input, 130 interrupted.
+        Exit status: 0 done, 2 bad input, 3 a condition of --fail-on holds, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command: Any = tyro.cli(
@@ -56,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         settings = isinstance(command, commands.Show)
         terminal.table(title, result, missing="not set" if settings else "not measured")
-    return 0
+    return 3 if result.get(_FAILED) else 0
 
 
 def run() -> None:
@@ -168,12 +172,40 @@ def _show(command: commands.Show, terminal: Terminal) -> tuple[dict[str, Any], s
 
 
 def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.auditing import gate
+
+    conditions = gate.parse(command.fail_on)
     from preimage.auditing.job import PAGE_FILE, audit_job
 
     result, folder = audit_job(command, terminal)
+    outcomes = gate.check(result, conditions)
+    _write(command.junit, gate.junit(outcomes, str(result["model"])))
+    _write(command.markdown, gate.markdown(result, outcomes))
     places = {"folder": str(folder), "page": str(folder / PAGE_FILE)}
     shown = result if command.output.json else _answers(result)
-    return {**shown, **places}, f"Audited {command.model.model}"
+    failed = [outcome.text for outcome in outcomes if outcome.failed]
+    return {**shown, **places, _FAILED: failed}, f"Audited {command.model.model}"
+
+
+def _write(name: str | None, text: str) -> None:
+    if name is not None:
+        from preimage.files import write_atomic
+
+        write_atomic(Path(name), text.encode())
+
+
+def _compare(command: commands.Compare, terminal: Terminal) -> tuple[dict[str, Any], str]:
+    from preimage.auditing.compare import compare, comparison_markdown, read_audit, show
+
+    found = compare(read_audit(command.first), read_audit(command.second))
+    _write(command.out, comparison_markdown(found))
+    for warning in found.warnings:
+        terminal.warn(warning)
+    title = " and ".join(found.models)
+    if command.json:
+        return asdict(found), title
+    rows = {d.name: f"{show(d.first)} -> {show(d.second)}, {d.change}" for d in found.differences}
+    return rows or {"differences": "none"}, title
 
 
 def _answers(record: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +238,7 @@ _HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
     commands.OodEval: _ood_eval,
     commands.Reconstruct: _reconstruct,
     commands.Audit: _audit,
+    commands.Compare: _compare,
     commands.Sample: _sample,
     commands.Show: _show,
     commands.Demo: _demo,

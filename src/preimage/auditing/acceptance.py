@@ -73,7 +73,7 @@ def inversion(context: Context, seconds: float) -> Found:
 
 def _steps(context: Context, seconds: float) -> int:
     most = PRESETS["natural"].steps
-    return min(most, int(_TRAINING * seconds / context.speed.inversion_step))
+    return min(most, int(_TRAINING * seconds / context.inversion_seconds))
 
 
 def _config(steps: int, seed: int) -> InvertConfig:
@@ -120,7 +120,7 @@ def noise(context: Context, seconds: float) -> Found:
     origin, starts = _starts(context)
     rows, taken, count = [], 0, 0
     by_set = {}
-    for name in synthetic_names():
+    for name in synthetic_names(shapeless=True):
         images = make_synthetic(name, starts, context.command.seed).floats()
         sure = _sure(context, images)
         taken, count = taken + sure, count + len(images)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Tone = Literal["good", "fair", "bad", "unknown"]
 
-_FEW_COUNTERFEITS, _MANY_COUNTERFEITS = 0.01, 0.10
+_FEW, _MANY = 0.01, 0.10
 _GOOD_AUROC, _FAIR_AUROC = 0.99, 0.90
 
 
@@ -42,39 +42,51 @@ def answers(sections: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, st
     ]
 
 
-def _accept(found: Mapping[str, Any], why: str) -> Answer:
-    question = "What does it accept?"
-    share = found["counterfeit_share"]
-    if share is not None:
-        low, high = found["counterfeit_interval"]
-        return Answer(
-            question,
-            _by(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS, _COUNTERFEIT_WORDS),
-            f"{share:.1%}",
-            "of its confident inversions are not their class to an independent classifier.",
-            f"{found['counterfeit_samples']} samples; 95 % interval {low:.1%} to {high:.1%}.",
-            _tone(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS),
-        )
-    share = found["noise_share"]
-    if share is None:
-        return _nothing(question, why)
-    low, high = found["noise_interval"]
-    return Answer(
-        question,
-        _by(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS, _NOISE_WORDS),
-        f"{share:.1%}",
-        "of images made by code that show no class are taken for one with over 99 % confidence.",
-        f"{found['noise_images']} images; 95 % interval {low:.1%} to {high:.1%}.",
-        _tone(share, _FEW_COUNTERFEITS, _MANY_COUNTERFEITS),
-    )
-
-
+_ACCEPT = "What does it accept?"
 _COUNTERFEIT_WORDS = (
     "Nearly only what looks right",
     "Mostly what looks right",
     "Much that looks wrong",
 )
-_NOISE_WORDS = ("Hardly any noise", "Some noise", "Much noise")
+_NOISE_WORDS = (
+    "Hardly anything but its classes",
+    "Some noise as well",
+    "Much that shows nothing",
+)
+
+
+def _accept(found: Mapping[str, Any], why: str) -> Answer:
+    """By the worse of two shares: of inversions that fool it alone, and of noise that it takes."""
+    counterfeit, noise = found["counterfeit_share"], found["noise_share"]
+    if noise is None and counterfeit is None:
+        return _nothing(_ACCEPT, why)
+    if counterfeit is None or (noise is not None and noise > counterfeit):
+        return _accepts_noise(found)
+    low, high = found["counterfeit_interval"]
+    return Answer(
+        _ACCEPT,
+        _by(counterfeit, _COUNTERFEIT_WORDS),
+        f"{counterfeit:.1%}",
+        "of its confident inversions are not their class to an independent classifier"
+        + ("." if noise is None else f"; of noise it takes {noise:.1%} with confidence."),
+        f"{found['counterfeit_samples']} samples; 95 % interval {low:.1%} to {high:.1%}.",
+        _tone(counterfeit),
+    )
+
+
+def _accepts_noise(found: Mapping[str, Any]) -> Answer:
+    share, other = found["noise_share"], found["counterfeit_share"]
+    low, high = found["noise_interval"]
+    return Answer(
+        _ACCEPT,
+        _by(share, _NOISE_WORDS),
+        f"{share:.1%}",
+        "of noise, images made by code that show no class, are taken for one with over 99 % "
+        "confidence"
+        + ("." if other is None else f"; {other:.1%} of confident inversions are counterfeits."),
+        f"{found['noise_images']} images; 95 % interval {low:.1%} to {high:.1%}.",
+        _tone(share),
+    )
 
 
 def _ood(found: Mapping[str, Any], accept: Mapping[str, Any], why: str) -> Answer:
@@ -119,9 +131,9 @@ def _nothing(question: str, why: str) -> Answer:
     return Answer(question, "Not measured", "–", why or "Nothing was measured.", "", "unknown")  # noqa: RUF001
 
 
-def _by(share: float, few: float, many: float, words: tuple[str, str, str]) -> str:
-    return words[0] if share < few else words[1] if share < many else words[2]
+def _by(share: float, words: tuple[str, str, str]) -> str:
+    return words[("good", "fair", "bad").index(_tone(share))]
 
 
-def _tone(share: float, few: float, many: float) -> Tone:
-    return "good" if share < few else "fair" if share < many else "bad"
+def _tone(share: float) -> Tone:
+    return "good" if share < _FEW else "fair" if share < _MANY else "bad"

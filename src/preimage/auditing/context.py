@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preimage.auditing.budget import Speed
+from preimage.auditing.budget import (
+    inversion_seconds,
+    predict_seconds,
+    reconstruction_seconds,
+)
 from preimage.auditing.parts import LeftOutError
 from preimage.classifier import Classifier
 from preimage.commands import Audit
@@ -61,14 +65,15 @@ class Context:
         A resumed audit must not measure and choose anew: its inner runs go on only under equal
         settings.
         """
-        if name not in self._plan():
+        if name not in self.plan():
             # choosing may fix other things first
             value = choose()
-            plan = {**self._plan(), name: value}
+            plan = {**self.plan(), name: value}
             self.folder.write(_PLAN, json.dumps(plan, indent=1).encode())
-        return self._plan()[name]
+        return self.plan()[name]
 
-    def _plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, Any]:
+        """All that was chosen so far."""
         path = self.folder.path / _PLAN
         plan: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return plan
@@ -77,15 +82,31 @@ class Context:
         """Folder of an inner run."""
         return self.folder.path / name
 
-    @cached_property
-    def speed(self) -> Speed:
-        """How fast this machine is; see :class:`Speed`."""
-        return Speed(**self.fixed("speed", lambda: vars(self._measured())))
+    @property
+    def predict_seconds(self) -> float:
+        """Seconds for the classifier's answer on one image."""
+        return self._speed("predict", lambda: predict_seconds(self.classifier, self.command.seed))
 
-    def _measured(self) -> Speed:
-        from preimage.auditing.budget import measure_speed
+    @property
+    def inversion_seconds(self) -> float:
+        """Seconds for a step of the natural preset."""
+        command = self.command
+        return self._speed(
+            "inversion",
+            lambda: inversion_seconds(self.classifier, command.runtime, command.seed),
+        )
 
-        return measure_speed(self.classifier, self.command.runtime, self.command.seed)
+    @property
+    def reconstruction_seconds(self) -> float:
+        """Seconds for a step of reconstruction."""
+        command = self.command
+        return self._speed(
+            "reconstruction",
+            lambda: reconstruction_seconds(self.classifier, command.runtime, command.seed),
+        )
+
+    def _speed(self, name: str, measure: Callable[[], float]) -> float:
+        return float(self.fixed(f"seconds of {name}", measure))
 
     @cached_property
     def classes(self) -> list[int]:

@@ -48,7 +48,7 @@ def hardening(context: Context, seconds: float) -> Found:
     """Give the classifier a garbage class, where the time allows; the next part measures it."""
     train = context.data.train
     assert train is not None
-    wanted = (len(train) * _GARBAGE * _EPOCHS * _STEP_PASSES) * context.speed.predict
+    wanted = (len(train) * _GARBAGE * _EPOCHS * _STEP_PASSES) * context.predict_seconds
     fits = context.fixed("hardening", lambda: wanted <= seconds)
     if not fits:
         raise LeftOutError(
@@ -108,7 +108,7 @@ def _room(context: Context, seconds: float) -> int:
         context.fixed(
             "ood images",
             lambda: min(
-                _MOST, max(_LEAST, int(seconds / sets / (_PASSES * context.speed.predict)))
+                _MOST, max(_LEAST, int(seconds / sets / (_PASSES * context.predict_seconds)))
             ),
         )
     )

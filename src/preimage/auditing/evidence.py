@@ -137,7 +137,7 @@ def find_boundaries(context: Context, seconds: float) -> Found:
 
 def _pairs(context: Context, seconds: float) -> list[tuple[int, int]]:
     """As many pairs as there is time for, spread over all."""
-    step = context.speed.inversion_step * 2 / _STEP_IMAGES
+    step = context.inversion_seconds * 2 / _STEP_IMAGES
     room = int(seconds / max(1e-9, step * _BOUNDARY_STEPS))
     every = list(itertools.combinations(context.classes, 2))
     count = min(room, _MOST_PAIRS, len(every))
@@ -234,7 +234,7 @@ def find_units(context: Context, seconds: float) -> Found:
 
 
 def _unit_count(context: Context, seconds: float) -> int:
-    step = context.speed.inversion_step * 2 / _STEP_IMAGES
+    step = context.inversion_seconds * 2 / _STEP_IMAGES
     return min(_MOST_UNITS, int(seconds / max(1e-9, step * _UNIT_STEPS * _UNIT_IMAGES)))
 
 

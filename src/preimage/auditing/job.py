@@ -232,7 +232,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "answers": [asdict(answer) for answer in _answers(done)],
         **_sections(done),
         "parts": [{name: entry[name] for name in kept} for entry in done.values()],
-        "speed": context.fixed("speed", lambda: None),
+        "plan": context.plan(),
         "versions": versions(),
         "hardware": hardware_name(),
         "commit": commit(),

@@ -60,4 +60,4 @@ def leak(context: Context, seconds: float) -> Found:
 
 
 def _steps(context: Context, seconds: float) -> int:
-    return min(_MOST, int(_SEARCH * seconds / context.speed.reconstruction_step))
+    return min(_MOST, int(_SEARCH * seconds / context.reconstruction_seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,9 @@ class UnitImages:
 def telling_units(features: Tensor, labels: Tensor, count: int) -> list[int]:
     """The units whose variance lies most between the classes, not within them.
 
-    The ratio is that of one-way analysis of variance; units that never change are left out.
+    The ratio is that of one-way analysis of variance; units that never change are left out. No
+    class has more than its share of them, by the class in which a unit is highest: one class often
+    has all of the first ones.
 
     Args:
         features: (N, D), of inversions or real images.
@@ -41,14 +44,18 @@ def telling_units(features: Tensor, labels: Tensor, count: int) -> list[int]:
         count: units at most.
     """
     features = features.double()
+    groups = [features[labels == k] for k in labels.unique()]
     total = features.var(0, correction=0)
-    within = torch.zeros_like(total)
-    for k in labels.unique():
-        own = features[labels == k]
-        within += own.var(0, correction=0) * len(own) / len(features)
+    within = sum(own.var(0, correction=0) * len(own) for own in groups) / len(features)
     share = torch.where(total > _FLOOR, 1 - within / total.clamp_min(_FLOOR), -1.0)
-    order = share.argsort(descending=True, stable=True)
-    return [int(unit) for unit in order[:count] if share[unit] >= 0]
+    favourite = torch.stack([own.mean(0) for own in groups]).argmax(0)
+    room = Counter({k: -(-count // len(groups)) for k in range(len(groups))})
+    found = []
+    for unit in share.argsort(descending=True, stable=True).tolist():
+        if share[unit] >= 0 and room[int(favourite[unit])] > 0 and len(found) < count:
+            room[int(favourite[unit])] -= 1
+            found.append(unit)
+    return found
 
 
 def unit_images(

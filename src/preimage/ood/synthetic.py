@@ -22,21 +22,24 @@ Make = Callable[[Tensor, torch.Generator], Tensor]
 PREFIX = "synthetic:"
 _PATCHES = 4
 _MAKERS: dict[str, Make] = {}
+_SHAPED: set[str] = set()
 
 
-def synthetic(name: str) -> Callable[[Make], Make]:
-    """Register a kind under `name`."""
+def synthetic(name: str, *, shows_class: bool = False) -> Callable[[Make], Make]:
+    """Register a kind under `name`; `shows_class` where a person still sees the known object."""
 
     def add(function: Make) -> Make:
         _MAKERS[name] = function
+        if shows_class:
+            _SHAPED.add(name)
         return function
 
     return add
 
 
-def synthetic_names() -> tuple[str, ...]:
-    """Names of all kinds."""
-    return tuple(_MAKERS)
+def synthetic_names(*, shapeless: bool = False) -> tuple[str, ...]:
+    """Names of all kinds, or of those alone that show no class."""
+    return tuple(name for name in _MAKERS if not (shapeless and name in _SHAPED))
 
 
 def make_synthetic(name: str, known: ImageSet, seed: int = 0) -> ImageSet:
@@ -113,7 +116,7 @@ def stripes(images: Tensor, random: torch.Generator) -> Tensor:
     return (127.5 + 127.5 * wave * strength).round().to(torch.uint8)
 
 
-@synthetic("rotated")
+@synthetic("rotated", shows_class=True)
 def rotated(images: Tensor, random: torch.Generator) -> Tensor:
     """Known images, turned by a quarter to the left or to the right."""
     left = torch.rand(len(images), generator=random)[:, None, None, None] < 0.5
@@ -122,7 +125,7 @@ def rotated(images: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(left, one, other)
 
 
-@synthetic("inverted")
+@synthetic("inverted", shows_class=True)
 def inverted(images: Tensor, random: torch.Generator) -> Tensor:
     """Negatives of known images."""
     return 255 - images

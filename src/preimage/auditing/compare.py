@@ -1,0 +1,151 @@
+"""Two audits side by side. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from preimage.auditing.record import FORMAT, SECTIONS
+from preimage.errors import PreimageError
+
+RECORD_FILE = "audit.json"
+Change = Literal["better", "worse", "changed"]
+
+_LARGER = {
+    *("accept.coverage", "accept.boundary_distance"),
+    *("ood.auroc", "ood.auroc_lowest", "ood.best_baseline_auroc", "ood.hardened_auroc"),
+    *("ood.hardened_accuracy", "ood.plain_accuracy", "leak.p_value"),
+}
+_SMALLER = {
+    *("accept.counterfeit_share", "accept.noise_share", "ood.fpr95", "ood.best_baseline_fpr95"),
+    *("ood.hardened_fpr95", "leak.effect", "leak.recovered", "leak.ssim_train"),
+}
+_SETTINGS = ("budget_s", "seed", "data", "image")
+_VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
+_SAME = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure that two audits have in common and that differs."""
+
+    name: str
+    first: Any
+    second: Any
+    change: Change
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two audits."""
+
+    models: tuple[str, str]
+    differences: tuple[Difference, ...]
+    only_in_one: tuple[str, ...]
+    """Figures that one of the two did not measure."""
+    warnings: tuple[str, ...]
+
+
+def read_audit(source: str) -> dict[str, Any]:
+    """The record of an audit, from its run folder or its audit.json.
+
+    Raises:
+        PreimageError: where there is none.
+    """
+    path = Path(source)
+    file = path / RECORD_FILE if path.is_dir() else path
+    try:
+        record = json.loads(file.read_text())
+        fits = isinstance(record, dict) and record.get("format") == FORMAT
+    except (OSError, ValueError):
+        fits = False
+    if not fits:
+        raise PreimageError(
+            f"expected an audit, found none in '{source}'; give the run folder of a finished "
+            "`preimage audit`, or the audit.json in it"
+        )
+    return dict(record)
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
+    """What differs between two audits, and in which direction.
+
+    Raises:
+        PreimageError: for classifiers of different class counts.
+    """
+    if first["classes"] != second["classes"]:
+        raise PreimageError(
+            f"expected audits of classifiers with as many classes, found {first['classes']} and "
+            f"{second['classes']}; compare two of one task"
+        )
+    here, there = _figures(first, second)
+    both = [name for name in here if here[name] is not None and there[name] is not None]
+    one = [name for name in here if (here[name] is None) != (there[name] is None)]
+    return Comparison(
+        (str(first["model"]), str(second["model"])),
+        tuple(
+            Difference(name, here[name], there[name], _change(name, here[name], there[name]))
+            for name in both
+            if not _same(here[name], there[name])
+        ),
+        tuple(one),
+        tuple(
+            f"the two audits differ in {name.removesuffix('_s')}: {first[name]} and {second[name]}"
+            for name in _SETTINGS
+            if first[name] != second[name]
+        ),
+    )
+
+
+def comparison_markdown(found: Comparison) -> str:
+    """A table of the differences."""
+    first, second = found.models
+    lines = [
+        f"# {first} and {second}",
+        "",
+        f"| figure | first ({first}) | second ({second}) | |",
+        "|---|---|---|---|",
+        *(
+            f"| {d.name} | {show(d.first)} | {show(d.second)} | {d.change} |"
+            for d in found.differences
+        ),
+        "",
+        *(f"- Note: {warning}." for warning in found.warnings),
+        *(f"- Only one of the two measured {name}." for name in found.only_in_one),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def show(value: Any) -> str:
+    """A figure as it is to be read."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _figures(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Numbers and words of the three sections; lists and maps say too little side by side."""
+    names = [(section, name) for section, own in SECTIONS.items() for name in own]
+    found = [
+        {f"{section}.{name}": record[section].get(name) for section, name in names}
+        for record in records
+    ]
+    long = {k for values in found for k, v in values.items() if isinstance(v, list | dict)}
+    return [{k: v for k, v in values.items() if k not in long} for values in found]
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return abs(first - second) <= _SAME
+    return bool(first == second)
+
+
+def _change(name: str, first: Any, second: Any) -> Change:
+    if name == "leak.verdict" and {first, second} <= set(_VERDICTS):
+        return "better" if _VERDICTS.index(second) < _VERDICTS.index(first) else "worse"
+    if name in _LARGER:
+        return "better" if second > first else "worse"
+    if name in _SMALLER:
+        return "better" if second < first else "worse"
+    return "changed"

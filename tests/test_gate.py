@@ -1,0 +1,167 @@
+"""Conditions on an audit and the comparison of two; no network is needed for either."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from preimage.auditing.compare import compare, comparison_markdown, read_audit
+from preimage.auditing.gate import check, junit, markdown, parse
+from preimage.auditing.record import FORMAT, empty_sections, fill
+from preimage.cli import main
+from preimage.errors import PreimageError
+
+
+def record(**changes):
+    sections = empty_sections()
+    fill(sections["ood"], {"auroc": 0.9, "sets": ["noise"]})
+    fill(sections["leak"], {"verdict": "no evidence of a leak", "p_value": 0.5})
+    answer = {"question": "Q|1", "answer": "<b>", "figure": "1", "meaning": "of x."}
+    base = {"format": FORMAT, "model": "m", "classes": 3, "image": [1, 8, 8], "data": None}
+    return {**base, "seed": 0, "budget_s": 60.0, "answers": [answer], **sections, **changes}
+
+
+def outcome(text, **changes):
+    (found,) = check(record(**changes), parse([text]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "failed"),
+    [
+        ("ood.auroc<0.95", True),
+        ("ood.auroc < .9", False),
+        ("ood.auroc<=0.9", True),
+        ("ood.auroc>=0.9", True),
+        ("ood.auroc>0.9", False),
+        ("ood.auroc==0.9", True),
+        ("ood.auroc!=0.9", False),
+        ("leak.verdict==leaks", False),
+        ("leak.verdict != 'leaks'", True),
+        ("classes==3", True),
+    ],
+)
+def test_condition_holds_or_not(text, failed):
+    assert outcome(text).failed is failed
+
+
+def test_what_was_not_measured_cannot_pass():
+    found = outcome("ood.fpr95>0.2")
+    assert found.failed and found.measured is None and "not measured" in found.text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ood.aurok<0.9", "did you mean ood.auroc"),
+        ("ood.auroc", "expected a condition"),
+        ("", "expected a condition"),
+        ("ood.auroc=<0.9", "expected a condition"),
+        ("leak.verdict<leaks", "expected a number"),
+    ],
+)
+def test_wrong_conditions_are_told_before_any_work(text, said):
+    with pytest.raises(PreimageError, match=said):
+        parse([text])
+
+
+@pytest.mark.parametrize("text", ["ood.auroc==high", "leak.verdict==1"])
+def test_number_and_word_are_not_compared(text):
+    with pytest.raises(PreimageError, match=r"expected a (number|word)"):
+        outcome(text)
+
+
+def test_wrong_condition_ends_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "mnist", "--fail-on", "ood.nothing<1"]) == 2
+    assert "expected a figure of an audit" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_junit_counts_and_escapes():
+    outcomes = check(record(), parse(["ood.auroc<0.95", "ood.auroc<0.5"]))
+    suite = ET.fromstring(junit(outcomes, '<"m">'))
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert suite.get("name") == 'preimage audit <"m">'
+    first, second = suite.findall("testcase")
+    assert first.get("name") == "ood.auroc<0.95" and first.find("failure") is not None
+    assert second.find("failure") is None
+
+
+def test_markdown_keeps_its_tables_whole():
+    text = markdown(record(), check(record(), parse(["ood.auroc<0.95"])))
+    assert "Q\\|1" in text and "<b>" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.replace("\\|", "").count("|") == 4 for line in rows)
+    assert "failed" in text
+
+
+def test_unknown_figure_of_a_part_is_a_mistake():
+    with pytest.raises(KeyError):
+        fill(empty_sections()["ood"], {"aurok": 1.0})
+
+
+def test_nan_counts_as_not_measured():
+    section = empty_sections()["ood"]
+    fill(section, {"auroc": float("nan")})
+    assert section["auroc"] is None
+
+
+# ---- two audits
+
+
+def better():
+    other = record(seed=1)
+    other["ood"] = {**other["ood"], "auroc": 0.95, "fpr95": 0.1}
+    other["leak"] = {**other["leak"], "verdict": "leaks", "p_value": 0.001}
+    return other
+
+
+def test_directions_of_change():
+    found = compare(record(), better())
+    changes = {d.name: d.change for d in found.differences}
+    assert changes == {
+        "ood.auroc": "better",
+        "leak.verdict": "worse",
+        "leak.p_value": "worse",
+    }
+    back = {d.name: d.change for d in compare(better(), record()).differences}
+    assert back["ood.auroc"] == "worse" and back["leak.verdict"] == "better"
+    assert found.only_in_one == ("ood.fpr95",)
+    assert found.warnings == ("the two audits differ in seed: 0 and 1",)
+    assert "| ood.auroc | 0.9 | 0.95 | better |" in comparison_markdown(found).replace(
+        "first (m)", ""
+    )
+
+
+def test_equal_audits_do_not_differ():
+    assert compare(record(), record()).differences == ()
+
+
+def test_other_tasks_are_not_compared():
+    with pytest.raises(PreimageError, match="as many classes"):
+        compare(record(), record(classes=4))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "other"}'])
+def test_what_is_no_audit_is_told(tmp_path, content):
+    (tmp_path / "audit.json").write_text(content)
+    with pytest.raises(PreimageError, match="expected an audit"):
+        read_audit(str(tmp_path))
+    with pytest.raises(PreimageError, match="expected an audit"):
+        read_audit(str(tmp_path / "missing.json"))
+
+
+def test_compare_command(tmp_path, capsys):
+    for name, value in (("a", record()), ("b", better())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "audit.json").write_text(json.dumps(value))
+    paths = [str(tmp_path / "a"), str(tmp_path / "b" / "audit.json")]
+    assert main(["compare", *paths, "--json", "--out", str(tmp_path / "d.md")]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert {d["name"] for d in out["differences"]} >= {"ood.auroc"}
+    assert "ood.auroc" in (tmp_path / "d.md").read_text()
+    assert main(["compare", *paths]) == 0
+    assert "0.9 -> 0.95, better" in capsys.readouterr().out
