@@ -17,7 +17,7 @@ from PIL import Image
 
 import preimage.jobs.invert
 import tiny
-from preimage.auditing import acceptance
+from preimage.auditing import acceptance, evidence
 from preimage.cli import main
 
 PROGRAM = Path(sys.executable).with_name("preimage")
@@ -303,6 +303,9 @@ def test_folders_of_images_are_trained_on(capsys):
 
 def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):
     monkeypatch.setattr(acceptance, "_steps", lambda *_: 60)
+    monkeypatch.setattr(acceptance, "_FEW", 200)
+    monkeypatch.setattr(evidence, "_pairs", lambda *_: [(0, 1)])
+    monkeypatch.setattr(evidence, "_unit_count", lambda *_: 1)
     record = json.loads(call(capsys, "demo", "--json"))
     assert Path(record["page"]) == Path("runs/demo/audit.html")
     page = Path(record["page"]).read_text()

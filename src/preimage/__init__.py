@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preimage.auditing.api import AuditResult, audit
     from preimage.classifier import Classifier
     from preimage.config import (
         PRESETS,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from preimage.types import Condition, ImageSpec, Prediction, Sample
 
 _HOMES = {
+    "auditing.api": ("AuditResult", "audit"),
     "classifier": ("Classifier",),
     "config": (
         "PRESETS",
@@ -56,6 +58,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PRESETS",
+    "AuditResult",
     "Classifier",
     "Condition",
     "DiskError",
@@ -74,6 +77,7 @@ __all__ = [
     "Sample",
     "TrainConfig",
     "WeightedTerm",
+    "audit",
     "evaluate",
     "invert",
     "load",

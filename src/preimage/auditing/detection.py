@@ -10,11 +10,12 @@ from torch import Tensor
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.commands import OodTrain, Output, Start
+from preimage.config import HardenConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.inversion import predict
 from preimage.jobs.ood_eval import unknown_sets
-from preimage.jobs.ood_train import ood_train_job
+from preimage.jobs.ood_train import few_epochs, ood_train_job
 from preimage.ood.baselines import Fitted, fit_baseline
 from preimage.ood.detector import DETECTOR_FILE, Detector, threshold_at
 from preimage.ood.evaluation import (
@@ -40,7 +41,9 @@ _LEAST, _MOST = 200, 10_000
 _PASSES = 8.0
 """Answers of the classifier that scoring an image by every baseline costs, roughly."""
 _MOST_STRIPS = 6
-_STEP_PASSES, _GARBAGE, _EPOCHS = 4.0, 1.33, 3
+_STEP_PASSES = 4.0
+_BATCH = 256
+_ROUNDS = 2
 
 
 @part("hardening", "ood", 0.16, needs=("train", "name"))
@@ -48,7 +51,7 @@ def hardening(context: Context, seconds: float) -> Found:
     """Give the classifier a garbage class, where the time allows; the next part measures it."""
     train = context.data.train
     assert train is not None
-    wanted = (len(train) * _GARBAGE * _EPOCHS * _STEP_PASSES) * context.predict_seconds
+    wanted = _hardening_seconds(context, train)
     fits = context.fixed("hardening", lambda: wanted <= seconds)
     if not fits:
         raise LeftOutError(
@@ -61,6 +64,7 @@ def hardening(context: Context, seconds: float) -> Found:
             dataset=str(context.data.name),
             seed=command.seed,
             start=Start(**vars(command.model)),
+            harden=HardenConfig(rounds=_ROUNDS),
             runtime=command.runtime,
             output=Output(out=str(context.inner("hardened"))),
         ),
@@ -72,6 +76,17 @@ def hardening(context: Context, seconds: float) -> Found:
             "noise and inversions; no real image of anything else was used."
         ]
     )
+
+
+def _hardening_seconds(context: Context, train: ImageSet) -> float:
+    """About how long it takes: training steps on images and garbage, and the rounds between."""
+    config = HardenConfig()
+    epochs = few_epochs(len(train), _BATCH)
+    seen = epochs * max(len(train), _BATCH) * (1 + config.share)
+    training = seen * _STEP_PASSES * context.predict_seconds
+    # every image that is inverted or in the pool is looked at again in each round
+    chosen = _ROUNDS * _STEP_PASSES * config.garbage * context.predict_seconds
+    return training + chosen + _ROUNDS * config.inversion_steps * context.inversion_seconds
 
 
 @part("detection", "ood", 0.14, needs=("test",))

@@ -50,7 +50,7 @@ def telling_units(features: Tensor, labels: Tensor, count: int) -> list[int]:
     share = torch.where(total > _FLOOR, 1 - within / total.clamp_min(_FLOOR), -1.0)
     favourite = torch.stack([own.mean(0) for own in groups]).argmax(0)
     room = Counter({k: -(-count // len(groups)) for k in range(len(groups))})
-    found = []
+    found: list[int] = []
     for unit in share.argsort(descending=True, stable=True).tolist():
         if share[unit] >= 0 and room[int(favourite[unit])] > 0 and len(found) < count:
             room[int(favourite[unit])] -= 1

@@ -88,8 +88,12 @@ def _training(command: OodTrain, images: int) -> TrainConfig:
     config = train_config(command)
     if not command.start.model or command.epochs is not None:
         return config
-    steps = batch_count(images, config.batch)
-    return replace(config, epochs=max(_FEW_EPOCHS, -(-_FEW_STEPS // steps)))
+    return replace(config, epochs=few_epochs(images, config.batch))
+
+
+def few_epochs(images: int, batch: int) -> int:
+    """Epochs that a classifier needs that is trained already."""
+    return max(_FEW_EPOCHS, -(-_FEW_STEPS // batch_count(images, batch)))
 
 
 def _kind(command: OodTrain) -> str:

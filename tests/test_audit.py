@@ -1,0 +1,222 @@
+"""The audit end to end, on networks that take a second a part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import preimage
+import preimage.jobs.ood_train
+import tiny
+from preimage.auditing import acceptance, detection, evidence, job, leaking
+from preimage.auditing.budget import parse_budget
+from preimage.auditing.parts import parts
+from preimage.auditing.record import SECTIONS
+from preimage.cli import main
+from preimage.config import PRESETS
+from preimage.errors import PreimageError
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """So much work, whatever the machine's speed."""
+    monkeypatch.setattr(acceptance, "_steps", lambda *_: 60)
+    monkeypatch.setattr(acceptance, "_FEW", 300)
+    monkeypatch.setattr(acceptance, "_NOISE", 60)
+    monkeypatch.setattr(leaking, "_steps", lambda *_: 100)
+    monkeypatch.setattr(detection, "_room", lambda *_: 30)
+    monkeypatch.setattr(preimage.jobs.ood_train, "_FEW_STEPS", 4)
+    monkeypatch.setattr(evidence, "_unit_count", lambda *_: 2)
+    monkeypatch.setattr(evidence, "_BOUNDARY_STEPS", 5)
+    monkeypatch.setattr(evidence, "_MAP_POINTS", 20)
+
+
+@pytest.fixture
+def data():
+    return str(tiny.write_npz("bands.npz", train=90, test=60))
+
+
+def audit(capsys, *more, model="tiny:build", out="run"):
+    capsys.readouterr()
+    arguments = ("audit", model, *tiny.IMAGE, "--budget", "60s", "--out", out, "--json", *more)
+    status = main([str(part) for part in arguments])
+    text, err = capsys.readouterr()
+    return status, json.loads(text) if status in (0, 3) else None, " ".join(err.split())
+
+
+def state(record, name):
+    return next(part for part in record["parts"] if part["name"] == name)
+
+
+def test_audit_answers_all_three(capsys, data):
+    np.savez("other.npz", **_noise())
+    status, record, _ = audit(capsys, "--data", data, "--ood", "other.npz")
+    assert status == 0
+    assert [part["name"] for part in record["parts"]] == [part.name for part in parts()]
+    # it has no second classifier to be judged by
+    assert record["accept"]["evaluator_accuracy"] is None
+    assert record["accept"]["noise_images"] == 7 * 60
+    assert record["ood"]["sets"] == ["other"] and 0 <= record["ood"]["auroc"] <= 1
+    assert record["leak"]["verdict"] in ("leaks", "no evidence of a leak", "can't tell")
+    for part in record["parts"]:
+        assert (part["state"] == "done") == (part["reason"] is None)
+    assert state(record, "hardening")["state"] == "done"
+    assert record["ood"]["hardened_auroc"] is not None
+    kept = json.loads(Path("run", job.RECORD_FILE).read_text())
+    assert kept == {name: record[name] for name in kept}
+    assert {name: set(record[name]) for name in SECTIONS} == {
+        k: set(v) for k, v in SECTIONS.items()
+    }
+    page = Path("run", job.PAGE_FILE).read_text()
+    assert page.count("<img") > 50 and "Still at work" not in page
+    assert record["answers"][2]["answer"].lower() == record["leak"]["verdict"]
+
+
+def _noise():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (60, tiny.SIDE, tiny.SIDE), dtype=np.uint8)
+    return {"images": images, "labels": np.zeros(60, np.int64)}
+
+
+def test_without_data_the_page_says_what_is_missing(capsys):
+    status, record, _ = audit(capsys)
+    assert status == 0 and record["data"] is None
+    assert state(record, "leak")["state"] == "left out"
+    assert "--data" in state(record, "leak")["reason"]
+    assert [answer["answer"] for answer in record["answers"][1:]] == ["Not measured"] * 2
+    assert "Not here" in Path("run", job.PAGE_FILE).read_text()
+
+
+def test_killed_audit_goes_on_with_the_part_that_it_was_in(capsys, monkeypatch):
+    real, calls = job._do, []
+
+    def dies(part, *rest):
+        calls.append(part.name)
+        if part.name == "boundaries":
+            raise KeyboardInterrupt
+        return real(part, *rest)
+
+    monkeypatch.setattr(job, "_do", dies)
+    capsys.readouterr()
+    arguments = ["audit", "tiny:build", *tiny.IMAGE, "--budget", "60s", "--out", "run"]
+    assert main(arguments) == 130
+    page = Path("run", job.PAGE_FILE).read_text()
+    assert "Still at work" in page and "Inversions by class" in page
+    done = list(calls)
+    calls.clear()
+    monkeypatch.setattr(
+        job, "_do", lambda part, *rest: calls.append(part.name) or real(part, *rest)
+    )
+    status, record, _ = audit(capsys)
+    assert status == 0 and not set(done[:-1]) & set(calls)
+    assert calls[0] == "boundaries" and state(record, "boundaries")["state"] == "done"
+    calls.clear()
+    assert audit(capsys)[1] == record and calls == []
+
+
+def test_gate_has_a_status_of_its_own_and_files(capsys):
+    more = ("--fail-on", "classes==3", "--fail-on", "accept.confidence<0", "--junit", "j.xml")
+    status, record, _ = audit(capsys, *more, "--markdown", "s.md")
+    assert status == 3 and record["failed"] == ["classes==3: measured 3"]
+    assert Path("j.xml").read_text().count("<failure") == 1
+    assert "classes==3" in Path("s.md").read_text()
+
+
+class Sometimes(nn.Module):
+    """Answers NaN on bright images."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.build()
+
+    def forward(self, images):
+        logits = self.inner(images)
+        return torch.where(images.mean((1, 2, 3))[:, None] > 0.8, torch.nan, logits)
+
+
+def test_classifier_that_answers_nan_now_and_then_ends_in_a_page():
+    result = preimage.audit(Sometimes().eval(), image=(1, 8, 8), budget="60s", out="run")
+    assert result.page.is_file()
+    assert result.record["accept"]["noise_share"] is not None
+    assert all(part["state"] in ("done", "left out", "failed") for part in result.record["parts"])
+
+
+def test_thousand_classes_leave_a_small_page(monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)).eval()
+    result = preimage.audit(network, image=(1, 8, 8), budget="60s", out="run")
+    page = result.page.read_text()
+    assert len(page) < 10_000_000 and result.record["accept"]["classes_shown"] == 20
+    assert "980 more classes are not shown" in page
+
+
+def test_names_with_markup_come_out_as_text(data):
+    names = ["<script>alert(1)</script>", "b", "c"]
+    network = tiny.build()
+    result = preimage.audit(network, image=(1, 8, 8), class_names=names, budget="60s", out="run")
+    page = result.page.read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+
+
+def test_module_is_audited_with_data_and_left_as_it_was(data):
+    network = tiny.build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    result = preimage.audit(network, image=(1, 8, 8), data=data, budget="60s", out="run")
+    assert result.record["leak"]["verdict"] is not None
+    assert "by name" in state(result.record, "hardening")["reason"]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    with pytest.raises(PreimageError, match="image shape"):
+        preimage.audit(network)
+    other = tiny.build()
+    with torch.no_grad():
+        other[1].weight.add_(1)
+    with pytest.raises(PreimageError, match="another"):
+        preimage.audit(other, image=(1, 8, 8), data=data, budget="60s", out="run")
+
+
+@pytest.mark.parametrize("text", ["", "5", "five", "5 minutes", "-5m", "1s", "0h"])
+def test_budget_that_cannot_be_is_told(text):
+    with pytest.raises(PreimageError, match="expected a"):
+        parse_budget(text)
+
+
+def test_budgets():
+    assert [parse_budget(text) for text in ("90s", "5m", " 2H ", "0.5m")] == [90, 300, 7200, 30]
+
+
+def test_too_little_time_for_an_inversion_is_told_on_the_page(capsys, monkeypatch):
+    monkeypatch.setattr(acceptance, "_steps", lambda *_: 3)
+    status, record, _ = audit(capsys)
+    assert status == 0
+    assert "time for 3 steps" in state(record, "inversion")["reason"]
+    assert state(record, "gallery")["state"] == "left out"
+    assert record["accept"]["noise_share"] is not None
+
+
+def test_more_time_makes_more_work():
+    class Fake:
+        inversion_seconds = 0.1
+
+    few, many = (acceptance_steps(Fake(), seconds) for seconds in (20.0, 60.0))
+    assert 0 < few < many <= PRESETS["natural"].steps
+    assert acceptance_steps(Fake(), 1e6) == PRESETS["natural"].steps
+
+
+acceptance_steps = acceptance._steps
+
+
+def test_own_data_as_ood_is_refused(capsys, data):
+    status, _, err = audit(capsys, "--data", data, "--ood", data)
+    assert status == 2 and "other data" in err
