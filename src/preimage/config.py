@@ -193,8 +193,8 @@ class HardenConfig:
     gain: int = 2000
     """Inversions that join garbage in a round, at most."""
     rounds: int | None = None
-    """Rounds of inversion, one after each of the first epochs; None is after all but the last, 0
-    leaves garbage at noise."""
+    """Rounds of inversion, one after each of the first epochs; None is after all but the last, for
+    a classifier that is trained already after two of them. 0 leaves garbage at noise."""
     share: float = 0.33
     """Garbage beside each batch of real images, as a share of it."""
     weight: float = 5.0

@@ -44,6 +44,7 @@ _MOST_STRIPS = 6
 _STEP_PASSES = 4.0
 _BATCH = 256
 _ROUNDS = 2
+"""Of inversion, that hardening takes for a classifier that is trained already."""
 
 
 @part("hardening", "ood", 0.16, needs=("train", "name"))
@@ -64,7 +65,6 @@ def hardening(context: Context, seconds: float) -> Found:
             dataset=str(context.data.name),
             seed=command.seed,
             start=Start(**vars(command.model)),
-            harden=HardenConfig(rounds=_ROUNDS),
             runtime=command.runtime,
             output=Output(out=str(context.inner("hardened"))),
         ),

@@ -23,8 +23,7 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
-from preimage.environment import command as command_line
-from preimage.environment import commit, hardware_name, versions
+from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.jobs.measure import Judges, find_judges, own_data
 from preimage.jobs.report import Reporter, Silent
@@ -219,6 +218,7 @@ def _answers(done: dict[str, dict[str, Any]]) -> list[Answer]:
 def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) -> dict[str, Any]:
     classifier = context.classifier
     kept = ("name", "question", "state", "reason", "seconds")
+    made = environment()
     return {
         "format": FORMAT,
         "model": classifier.name,
@@ -233,10 +233,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         **_sections(done),
         "parts": [{name: entry[name] for name in kept} for entry in done.values()],
         "plan": context.plan(),
-        "versions": versions(),
-        "hardware": hardware_name(),
-        "commit": commit(),
-        "command": command_line(),
+        **{name: made[name] for name in ("versions", "hardware", "commit", "date", "command")},
     }
 
 

@@ -34,6 +34,7 @@ from preimage.training import (
 )
 from preimage.zoo.architectures import build
 
+_FEW_ROUNDS = 2
 _GENTLE = 0.1
 """Of the usual learning rate, for weights that are trained already."""
 _MOST_WEIGHT = 0.5
@@ -178,14 +179,21 @@ class _Loop:
         self.model, self.optimizer = fabric.setup(classifier.network, optimizer)
         seed = training.seed
         self.pool = GarbagePool(fit.spec, config.garbage, config.noise, seed)
-        self.rounds = Rounds(fabric, classifier, self._planned(), config, seed)
+        self.planned = self._planned(tuned)
+        self.rounds = Rounds(fabric, classifier, self.planned, config, seed)
         self.guard = AccuracyGuard(config.margin, config.patience)
         self.epochs: list[HardenEpoch] = []
 
-    def _planned(self) -> int:
-        """Rounds: one after each epoch, but none after the last, which nothing would learn of."""
+    def _planned(self, tuned: bool) -> int:
+        """Rounds: one after each epoch, but none after the last, which nothing would learn of.
+
+        A classifier that is trained already gets few: its inversions look ever more like its
+        classes, and as garbage they cost accuracy.
+        """
         most = self.training.epochs - 1
-        return most if self.config.rounds is None else min(self.config.rounds, most)
+        if self.config.rounds is None:
+            return min(most, _FEW_ROUNDS) if tuned else most
+        return min(self.config.rounds, most)
 
     def run(
         self,
@@ -217,7 +225,7 @@ class _Loop:
         if verdict != "good":
             self._go_back()
             self.pool.drop_round(self.pool.last_round)
-        elif number < self._planned():
+        elif number < self.planned:
             found = self.rounds.next(self._known(number))
         return HardenEpoch(
             epoch=number + 1,
