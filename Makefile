@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 demo: $(READY)
 	$(BIN)/preimage demo --out runs/demo
-	@echo "open runs/demo/gallery.html in a browser"
+	@echo "open runs/demo/audit.html in a browser"
 
 test: $(READY)
 	$(BIN)/python -m pytest

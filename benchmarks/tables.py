@@ -7,6 +7,7 @@ python benchmarks/tables.py --check   # exit 1 if one is out of date
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import audit_tables
 import ood_tables
 from ablation import VARIANTS
 from formats import TITLES, deviated, markdown, rank, title
@@ -48,10 +50,19 @@ def rewrite(text: str, results: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         file, table = TABLES[match[2]]
-        made = table(read_records(results / f"{file}.json"))
+        made = table(_records(results, file))
         return f"{match[1]}{made or '*not measured yet*'}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
+
+
+def _records(results: Path, name: str) -> list[Record]:
+    """Of one file; of a folder one from each file, in the order of the data sets."""
+    folder = results / name
+    if not folder.is_dir():
+        return read_records(results / f"{name}.json")
+    files = sorted(folder.glob("*.json"), key=lambda file: (rank(file.stem), file.stem))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 _PERCENT = {
@@ -297,6 +308,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **{preset: ("inversion", of_preset(preset)) for preset in PRESETS},
     **_every(tuple(TITLES)),
     "goals": ("inversion", goals_table),
+    "audit": ("audit", audit_tables.audit_table),
     "layers": ("layers", layers_table),
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
     **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},
