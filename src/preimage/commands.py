@@ -11,9 +11,11 @@ from tyro.conf import OmitArgPrefixes as Flat
 
 from preimage.config import (
     PRESETS,
+    Fitting,
     HardenConfig,
     InvertConfig,
     ModelConfig,
+    Portion,
     ReconstructConfig,
     Runtime,
 )
@@ -35,16 +37,8 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a reference classifier on a data set and test it on its test split.
-
-    For example:
-      preimage train mnist
-      preimage train cifar10 --arch resnet-deep --epochs 30 --seed 1
-      preimage train path/to/class-folders --arch cnn --flip True
-
-    A killed training goes on where it was when the same command is given again.
-    """
+class Fit:
+    """Data, architecture and schedule of a training."""
 
     dataset: str
     """mnist, fashion_mnist, svhn, cifar10, cifar100, gtsrb, a hub id, a folder of class folders,
@@ -78,6 +72,23 @@ class Train:
     """Weights, order, augmentation and dropout follow from it."""
     runtime: Flat[Runtime] = field(default_factory=Runtime)
     output: Flat[Output] = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Train(Fit):
+    """Train a reference classifier on a data set and test it on its test split.
+
+    For example:
+      preimage train mnist
+      preimage train cifar10 --arch resnet-deep --epochs 30 --seed 1
+      preimage train path/to/class-folders --arch cnn --flip True
+      preimage train mnist --arch mlp --limit 100 --positive 1 3 5 7 9 --first-scale 0.01
+
+    A killed training goes on where it was when the same command is given again.
+    """
+
+    portion: Flat[Portion] = field(default_factory=Portion)
+    fitting: Flat[Fitting] = field(default_factory=Fitting)
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class Start(ModelConfig):
 
 
 @dataclass(frozen=True)
-class OodTrain(Train):
+class OodTrain(Fit):
     """Train a classifier with a garbage class that grows by inversion, and make a detector of it.
 
     For example:
@@ -233,7 +244,7 @@ class Control:
 
     data: str | None = None
     """Data set whose train split the classifier was trained on; its test split is held out. None
-    takes a bundled classifier's own."""
+    takes a bundled classifier's own, or what a training with --limit kept in its run folder."""
     heldout: str | None = None
     """Other data of the same distribution that the classifier has not seen, in place of the test
     split."""
@@ -248,6 +259,7 @@ class Reconstruct:
     """Look for a classifier's training images, and say with a control group whether it leaks them.
 
     For example:
+      preimage reconstruct runs/train-mnist-mlp-0
       preimage reconstruct runs/train-few-mlp-0 --data few.npz --heldout more.npz
       preimage reconstruct mnist --steps 300 --json
       preimage reconstruct mypackage.models:build --checkpoint weights.safetensors

@@ -40,6 +40,36 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """How closely a classifier may fit the images that it is trained on."""
+
+    first_scale: float = 1.0
+    """Factor of the first layer's initial weights. Small ones make a network without batch norm
+    learn its features from the training images, as Haim et al. 2022 had it."""
+    dropout: float | None = None
+    """Share that dropout switches off, where the architecture has it; None takes its own."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    stop_loss: float | None = None
+    """End after an epoch with a mean loss of at most this; None trains all epochs."""
+    dp_noise: float | None = None
+    """DP-SGD with noise of this many times the clipping norm (Abadi et al. 2016); None is none."""
+    dp_clip: float = 1.0
+    """Norm that DP-SGD clips each image's gradient to."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Which images of a data set to train on."""
+
+    limit: int | None = None
+    """So many, drawn by the seed, as many of each class; None takes all. The run folder keeps them
+    beside as many that are not trained on, for `preimage reconstruct`."""
+    positive: tuple[int, ...] = ()
+    """Two classes in place of the data's own: these, and all others."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a reference classifier is trained."""
 
@@ -56,6 +86,7 @@ class TrainConfig:
     for AdamW, at a batch of 256, and in proportion otherwise."""
     weight_decay: float = 5e-4
     augmentation: Augmentation = field(default_factory=Augmentation)
+    fitting: Fitting = field(default_factory=Fitting)
     seed: int = 0
     """Weights, order, augmentation and dropout follow from it."""
 
@@ -78,6 +109,8 @@ RECIPES: dict[str, Recipe] = {
     "gtsrb": Recipe(40, Augmentation(shift=2, rotate=10, scale=0.1, contrast=0.3)),
 }
 """What `preimage train` uses for these sets unless told otherwise."""
+FEW = Recipe(1000, Augmentation(shift=0), batch=512)
+"""The same for a few images of any set: seen as they are, mostly all of them in every step."""
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,15 @@ def check_train(config: TrainConfig) -> None:
         PreimageError: naming the first that is.
     """
     _check(
-        {**vars(config), **vars(config.augmentation)},
+        {**vars(config), **vars(config.augmentation), **vars(config.fitting)},
         {
             "width": (1, math.inf),
+            "first_scale": (_ABOVE_ZERO, math.inf),
+            "dropout": (0, 0.99),
+            "label_smoothing": (0, 1),
+            "stop_loss": (0, math.inf),
+            "dp_noise": (_ABOVE_ZERO, math.inf),
+            "dp_clip": (_ABOVE_ZERO, math.inf),
             "epochs": (1, math.inf),
             "batch": (2, math.inf),
             "lr": (_ABOVE_ZERO, math.inf),

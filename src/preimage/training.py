@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from preimage.classifier import Classifier, frozen
 from preimage.config import Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import DivergedError, PreimageError
+from preimage.fitting import prepare, private
 from preimage.runtime import channels_last, make_fabric, stream
 from preimage.zoo.architectures import build
+
+_SAVES = 100
+"""States to save at most, in trainings of very many epochs."""
 
 
 @dataclass(frozen=True)
@@ -48,45 +53,111 @@ def train(
         data: training images, at least two classes.
         config: architecture, schedule, augmentation and seed.
         runtime: device and precision; one device.
-        checkpoint: when given, resumes from its state and saves after every epoch.
-        on_epoch: called after each epoch that is trained now, before its state is saved.
+        checkpoint: when given, resumes from its state and saves after every epoch, or after every
+            hundredth of very many.
+        on_epoch: called after each such epoch that is trained now, before its state is saved.
 
     Raises:
-        PreimageError: for an unknown architecture or a problem that is too small.
+        PreimageError: for an unknown architecture, a problem that is too small, or settings that
+            do not fit the architecture.
         DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
     """
     fabric = make_fabric(one_device(runtime or Runtime()))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        mean, std = channel_statistics(data.images)
-        network = build(config.arch, data.spec, data.classes, config.width)
-        network.to(memory_format=torch.channels_last)
-        steps = config.epochs * batch_count(len(data), config.batch)
-        optimizer, schedule = make_optimizer(network, config, steps)
-        model, optimizer = fabric.setup(network, optimizer)
-        first = _restore(network, optimizer, schedule, checkpoint)
-        for epoch in range(first, config.epochs):
-            # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
-            torch.manual_seed(int(stream(config.seed, "dropout", epoch).initial_seed() % 2**31))
-            start = time.perf_counter()
-            batches = (
-                (channels_last((images - mean) / std), labels)
-                for images, labels in shuffled_batches(data, config, epoch)
-            )
-            loss, accuracy = _epoch(fabric, model, optimizer, schedule, batches, epoch)
-            if on_epoch:
-                on_epoch(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - start))
-            if checkpoint:
-                checkpoint.save_state(_state(network, optimizer, schedule, epoch + 1))
+        training = _Training(data, config)
+        training.run(fabric, checkpoint, on_epoch)
     return Classifier(
-        network.cpu().eval(),
+        training.network.cpu().eval(),
         data.spec,
-        mean=mean.flatten().tolist(),
-        std=std.flatten().tolist(),
+        mean=training.mean.flatten().tolist(),
+        std=training.std.flatten().tolist(),
         class_names=data.class_names,
         name=data.name,
         arch=config.arch,
     )
+
+
+class _Training:
+    """A network, and what it learns with."""
+
+    def __init__(self, data: ImageSet, config: TrainConfig):
+        self.data, self.config = data, config
+        self.mean, self.std = channel_statistics(data.images)
+        self.network = build(config.arch, data.spec, data.classes, config.width)
+        self.network.to(memory_format=torch.channels_last)
+        prepare(self.network, config.fitting)
+        steps = config.epochs * batch_count(len(data), config.batch)
+        self.optimizer, self.schedule = make_optimizer(self.network, config, steps)
+
+    def run(
+        self,
+        fabric: Any,
+        checkpoint: Checkpointer | None,
+        on_epoch: Callable[[Epoch], None] | None,
+    ) -> None:
+        config = self.config
+        first = self._restore(checkpoint)
+        often = max(1, config.epochs // _SAVES)
+        batch = min(config.batch, len(self.data))
+        with private(self.network, self.optimizer, config.fitting, batch) as learnt:
+            model, optimizer = fabric.setup(*learnt)
+            for epoch in range(first, config.epochs):
+                done = self._epoch(fabric, model, optimizer, epoch)
+                ended = done.loss <= (config.fitting.stop_loss or -math.inf)
+                if not (ended or done.epoch == config.epochs) and done.epoch % often:
+                    continue
+                if on_epoch:
+                    on_epoch(done)
+                if checkpoint:
+                    checkpoint.save_state(self._state(done.epoch, ended))
+                if ended:
+                    break
+
+    def _epoch(self, fabric: Any, model: nn.Module, optimizer: Any, epoch: int) -> Epoch:
+        config, start = self.config, time.perf_counter()
+        # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
+        torch.manual_seed(int(stream(config.seed, "dropout", epoch).initial_seed() % 2**31))
+        smoothing = config.fitting.label_smoothing
+        model.train()
+        total, right, seen = 0.0, 0, 0
+        for images, labels in shuffled_batches(self.data, config, epoch):
+            inputs = channels_last((images - self.mean) / self.std)
+            inputs, labels = fabric.to_device((inputs, labels))
+            logits = model(inputs)
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            self.schedule.step()
+            total += loss.item() * len(labels)
+            right += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+        if not math.isfinite(total):
+            raise DivergedError(
+                f"expected a finite loss, found {total / seen} in epoch {epoch + 1}; "
+                "lower the learning rate with --lr, the last good epoch stays saved"
+            )
+        return Epoch(epoch + 1, total / seen, right / seen, time.perf_counter() - start)
+
+    def _state(self, epochs: int, ended: bool) -> dict[str, Any]:
+        return {
+            "step": epochs,
+            "ended": ended,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def _restore(self, checkpoint: Checkpointer | None) -> int:
+        """Load the last state and return the epoch to go on with."""
+        state = checkpoint.load_state() if checkpoint else None
+        if state is None:
+            return 0
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        return self.config.epochs if state["ended"] else int(state["step"])
 
 
 def one_device(runtime: Runtime) -> Runtime:
@@ -128,35 +199,6 @@ def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> flo
         torch.cat(answers), data.labels, num_classes=classifier.classes, average="micro"
     )
     return float(accuracy)
-
-
-def _epoch(
-    fabric: Any,
-    model: nn.Module,
-    optimizer: Any,
-    schedule: Any,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    epoch: int,
-) -> tuple[float, float]:
-    model.train()
-    total, right, seen = 0.0, 0, 0
-    for batch in batches:
-        images, labels = fabric.to_device(batch)
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        schedule.step()
-        total += loss.item() * len(labels)
-        right += int((logits.argmax(1) == labels).sum())
-        seen += len(labels)
-    if total != total or total == float("inf"):
-        raise DivergedError(
-            f"expected a finite loss, found {total / seen} in epoch {epoch + 1}; "
-            "lower the learning rate with --lr, the last good epoch stays saved"
-        )
-    return total / seen, right / seen
 
 
 def shuffled_batches(
@@ -222,25 +264,3 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-
-
-def _state(network: nn.Module, optimizer: Any, schedule: Any, epochs: int) -> dict[str, Any]:
-    return {
-        "step": epochs,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-
-
-def _restore(
-    network: nn.Module, optimizer: Any, schedule: Any, checkpoint: Checkpointer | None
-) -> int:
-    """Load the last state and return how many epochs it has behind it."""
-    state = checkpoint.load_state() if checkpoint else None
-    if state is None:
-        return 0
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"])

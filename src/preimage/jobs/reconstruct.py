@@ -21,6 +21,7 @@ from preimage.gallery import picture_uris
 from preimage.inversion import predict
 from preimage.jobs.measure import find_evaluator, own_data
 from preimage.jobs.report import Reporter, Silent
+from preimage.jobs.train import kept_images
 from preimage.leak.control import Groups, pair
 from preimage.leak.matching import WINDOW, assign, feature_similarities, similarities
 from preimage.leak.reconstruction import (
@@ -95,7 +96,7 @@ def reconstruct_job(
 
 def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> Groups:
     control = command.control
-    source = control.data or own_data(command.model.model)
+    source = control.data or own_data(command.model.model) or kept_images(command.model.model)
     if source is None:
         raise PreimageError(
             f"expected the data that '{command.model.model}' was trained on, found none; give it "

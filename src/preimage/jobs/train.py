@@ -7,21 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from preimage.classifier import Classifier
-from preimage.commands import Train
-from preimage.config import RECIPES, Augmentation, Recipe, TrainConfig
+from preimage.commands import Fit, Train
+from preimage.config import FEW, RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
+from preimage.data.portion import few_images, to_npz, two_classes
 from preimage.errors import PreimageError
+from preimage.fitting import privacy_spent
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_train
 from preimage.run import RunFolder
 from preimage.sources import CLASSIFIER_FILE
-from preimage.training import Epoch, accuracy_on, train
+from preimage.training import Epoch, accuracy_on, batch_count, train
 from preimage.zoo.cards import Card, to_bytes
 
+IMAGES_FILE = "images.npz"
+"""With --limit, the images that were trained on, as its train split, and as many others."""
 
-def train_config(command: Train) -> TrainConfig:
-    """The command's settings, the data set's recipe where they are silent."""
-    known = RECIPES.get(command.dataset.replace("-", "_"))
+
+def kept_images(model: str) -> str | None:
+    """The file of images that a run folder of a training with --limit holds; None elsewhere."""
+    file = Path(model) / IMAGES_FILE
+    return str(file) if file.is_file() else None
+
+
+def train_config(command: Fit, recipe: Recipe | None = None) -> TrainConfig:
+    """The command's settings, the recipe or that of the data set where they are silent."""
+    known = recipe or RECIPES.get(command.dataset.replace("-", "_"))
     recipe = known or Recipe(TrainConfig.epochs, Augmentation())
     names = ("flip", "shift", "rotate", "scale", "contrast")
     given = {name: getattr(command, name) for name in names}
@@ -50,13 +61,17 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
         PreimageError: for data, settings or a folder that do not fit.
     """
     report = report or Silent()
-    config = train_config(command)
+    recipe = None if command.portion.limit is None else FEW
+    config = replace(train_config(command, recipe), fitting=command.fitting)
     check_train(config)
-    data = load(command.dataset, "train")
-    test = test_set(command.dataset, data, report)
+    data, others, test = _data(command, report)
     name = Path(command.dataset).stem or command.dataset
     path = Path(command.output.out or f"runs/train-{name}-{config.arch}-{config.seed}")
-    settings = {"dataset": command.dataset, "config": asdict(config)}
+    settings = {
+        "dataset": command.dataset,
+        "portion": asdict(command.portion),
+        "config": asdict(config),
+    }
     with RunFolder.create(path, "train", settings, overwrite=command.output.overwrite) as folder:
         if folder.finished:
             return folder.metrics(), path
@@ -70,10 +85,27 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
         classifier = train(
             data, config, runtime=command.runtime, checkpoint=folder, on_epoch=on_epoch
         )
-        card = _card(command, config, data, classifier, test)
+        epochs = int(folder.metrics_log()[-1]["step"])
+        card = _card(command, replace(config, epochs=epochs), data, classifier, test)
         folder.write(CLASSIFIER_FILE, to_bytes(classifier.network, card))
+        if others is not None:
+            folder.write(IMAGES_FILE, to_npz(data, others))
         folder.finish(asdict(card))
         return folder.metrics(), path
+
+
+def _data(command: Train, report: Reporter) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+    """What to train on, as much that is left out where there is a limit, and the test split."""
+    portion = command.portion
+    data, others = load(command.dataset, "train"), None
+    test = test_set(command.dataset, data, report)
+    if portion.limit is not None:
+        data, others = few_images(data, portion.limit, command.seed)
+    if portion.positive:
+        data = two_classes(data, portion.positive)
+        others = others and two_classes(others, portion.positive)
+        test = test and two_classes(test, portion.positive)
+    return data, others, test
 
 
 def test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
@@ -98,6 +130,7 @@ def _card(
     test: ImageSet | None,
 ) -> Card:
     width = f" --width {config.width}" if config.width else ""
+    steps = config.epochs * batch_count(len(data), config.batch)
     return Card(
         dataset=data.name,
         arch=config.arch,
@@ -111,6 +144,8 @@ def _card(
         train_images=len(data),
         parameters=sum(p.numel() for p in classifier.network.parameters()),
         test_accuracy=None if test is None else accuracy_on(classifier, test),
+        train_accuracy=accuracy_on(classifier, data),
+        epsilon=privacy_spent(config.fitting, len(data), config.batch, steps),
         command=f"preimage train {command.dataset} --arch {config.arch}{width} "
         f"--epochs {config.epochs} --seed {config.seed}",
     )

@@ -230,15 +230,15 @@ class DeepResNet(_Pooled):
 class MLP(nn.Module):
     """Two hidden layers, no batch norm: nothing but the weights to invert from."""
 
-    def __init__(self, spec: ImageSpec, classes: int, width: int = 512):
+    def __init__(self, spec: ImageSpec, classes: int, width: int = 512, dropout: float = 0.0):
         super().__init__()
         inputs = spec.channels * spec.height * spec.width
         self.body = nn.Sequential(
             nn.Flatten(),
             nn.Linear(inputs, width),
-            nn.ReLU(),
+            nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),
             nn.Linear(width, width),
-            nn.ReLU(),
+            nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),
         )
         self.head = nn.Linear(width, classes)
 

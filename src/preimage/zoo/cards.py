@@ -38,6 +38,10 @@ class Card:
     test_accuracy: float | None
     """Share of the test split that it classifies correctly; None where there is no test split."""
     command: str
+    train_accuracy: float | None = None
+    """The same of the images that it was trained on; None in older cards."""
+    epsilon: float | None = None
+    """Of (epsilon, 1/images)-differential privacy; None without DP-SGD."""
 
     @property
     def spec(self) -> ImageSpec:

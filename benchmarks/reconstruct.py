@@ -1,0 +1,207 @@
+"""Reconstruct the training images of classifiers that saw few, and record what comes of it.
+
+    python benchmarks/reconstruct.py --datasets mnist --images 100 --classes 2 --seeds 0 1 2
+    python benchmarks/reconstruct.py --calibrate --trials 10
+    python benchmarks/reconstruct.py --bundled mnist
+
+Every classifier is trained to zero error by ``preimage train ... --limit N`` and kept under
+runs/leak. Without --calibrate the record is what ``preimage reconstruct RUN`` says, where leaking
+is known to happen. With it, reconstructions of the same classifiers are compared with two groups of
+images that they were *not* trained on: any "leaks" among these is a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import DATASETS, RESULTS, record_missing
+from preimage import load
+from preimage.config import ReconstructConfig
+from preimage.data import ImageSet
+from preimage.data.portion import few_images, two_classes
+from preimage.jobs.reconstruct import IMAGES_FILE
+from preimage.jobs.train import IMAGES_FILE as KEPT_FILE
+from preimage.leak.matching import assign, similarities
+from preimage.leak.verdict import RECOVERED, judge
+from preimage.limits import SAYS
+from preimage.records import Record
+from preimage.tensors import unpack
+
+FILE = RESULTS / "reconstruct.json"
+KEYS = ("dataset", "arch", "n_train", "classes", "seed", "method", "leaky", "trial", "defence")
+RUNS = Path("runs/leak")
+ODD = ("--positive", "1", "3", "5", "7", "9")
+FIT = ("--first-scale", "0.01", "--weight-decay", "0", "--epochs", "1000")
+WIDTHS = {"mlp": ("--width", "1000")}
+STEPS, IMAGES = 800, 100
+KKT = tuple(
+    part
+    for name in SAYS
+    if name not in ("stationarity", "pixels")
+    for part in (f"--{name.replace('_', '-')}", "0")
+)
+METHODS: dict[str, tuple[str, ...]] = {
+    "preimage-direct": ("--steps", str(STEPS)),
+    "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
+    "kkt": ("--steps", str(STEPS), *KKT),
+    **{
+        f"without {name}": ("--steps", str(STEPS), f"--{name.replace('_', '-')}", "0")
+        for name in SAYS
+    },
+}
+"""By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022."""
+DEFENCES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "dropout": ("--dropout", "0.5"),
+    "weight decay": ("--weight-decay", "0.5"),
+    "label smoothing": ("--label-smoothing", "0.2"),
+    "early stop": ("--stop-loss", "0.3"),
+    "DP-SGD": ("--dp-noise", "1.0", "--epochs", "100"),
+}
+"""By name, what the training does in addition."""
+FIELDS = (
+    *("recovered", "recovered_control", "ssim_train", "ssim_control", "effect", "p_value"),
+    *("verdict", "target_accuracy", "seconds", "hardware"),
+)
+
+
+def main() -> None:
+    """Run what is asked for and is not recorded yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--datasets", nargs="+", default=["mnist", "cifar10"])
+    parser.add_argument("--archs", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--images", nargs="+", type=int, default=[100, 500])
+    parser.add_argument("--classes", nargs="+", type=int, default=[2, 10], choices=[2, 10])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--methods", nargs="+", default=["preimage-direct", "kkt"], choices=list(METHODS)
+    )
+    parser.add_argument("--defences", nargs="+", default=["none"], choices=list(DEFENCES))
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--trials", type=int, default=10, help="of calibration, a classifier")
+    parser.add_argument("--bundled", nargs="+", default=[], choices=DATASETS)
+    parser.add_argument("--again", action="store_true")
+    given = parser.parse_args()
+    if given.bundled:
+        axes: dict[str, Any] = {
+            "seed": given.seeds,
+            "dataset": given.bundled,
+            "method": ["bundled"],
+        }
+        record_missing(FILE, axes, bundled, KEYS, given.again)
+        return
+    axes: dict[str, Any] = {
+        "seed": given.seeds,
+        "classes": given.classes,
+        "dataset": given.datasets,
+        "n_train": given.images,
+        "arch": given.archs,
+        "defence": given.defences,
+        "method": given.methods,
+    }
+    if given.calibrate:
+        axes |= {"leaky": [False], "trial": list(range(given.trials))}
+        record_missing(FILE, axes, calibrate, KEYS, given.again)
+    else:
+        record_missing(FILE, axes | {"leaky": [True]}, measure, KEYS, given.again)
+
+
+def measure(**of: Any) -> list[Record]:
+    """The record of one reconstruction, of a classifier that leaks as far as is known."""
+    del of["leaky"]
+    found = json.loads((reconstructed(**of) / "metrics.json").read_text())
+    extra = {"leaky": True, "trial": 0, "steps": STEPS, "images": IMAGES}
+    return [{**of, **{name: found[name] for name in FIELDS}, **extra}]
+
+
+def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
+    """What the verdict says of two groups that the classifier has never seen."""
+    run = reconstructed(**of)
+    whole = json.loads((run / "metrics.json").read_text())
+    _, found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")
+    groups = _unseen(trial, **of)
+    both = torch.cat([group.floats() for group in groups])
+    near = similarities(found["images"], both, 64)
+    halves = near[:, : len(groups[0])], near[:, len(groups[0]) :]
+    verdict = judge(*halves, trial)
+    counts = []
+    for part, group in zip(halves, groups, strict=True):
+        pairs = assign(part, found["labels"], group.labels)
+        counts.append(int((part[pairs[:, 0], pairs[:, 1]] > RECOVERED).sum()))
+    record = {
+        **of,
+        "recovered": counts[0],
+        "recovered_control": counts[1],
+        "ssim_train": verdict.similarity_train,
+        "ssim_control": verdict.similarity_control,
+        "effect": verdict.effect,
+        "p_value": verdict.p_value,
+        "verdict": verdict.verdict,
+        **{name: whole[name] for name in ("target_accuracy", "seconds", "hardware")},
+    }
+    return [{**record, "leaky": leaky, "trial": trial, "steps": STEPS, "images": IMAGES}]
+
+
+def bundled(seed: int, dataset: str, method: str) -> list[Record]:
+    """The record of a bundled classifier, which has seen all training images of its data set."""
+    out = RUNS / f"bundled-{dataset}-{seed}"
+    _run("reconstruct", dataset, "--seed", str(seed), "--steps", str(STEPS), "--out", str(out))
+    found = json.loads((out / "metrics.json").read_text())
+    extra = {"leaky": False, "trial": 0, "steps": STEPS, "images": ReconstructConfig.images}
+    return [
+        {
+            **{"dataset": dataset, "arch": "bundled", "n_train": len(load(dataset, "train"))},
+            **{"classes": found["classes"], "seed": seed, "method": method, "defence": "none"},
+            **{name: found[name] for name in FIELDS},
+            **extra,
+        }
+    ]
+
+
+def reconstructed(
+    dataset: str, arch: str, n_train: int, classes: int, seed: int, method: str, defence: str
+) -> Path:
+    """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
+    name = f"{dataset}-{arch}-{n_train}-{classes}-{seed}-{defence.replace(' ', '-')}"
+    trained = RUNS / name
+    task = ODD if classes == 2 else ()
+    options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
+    size = ("--limit", str(n_train), "--seed", str(seed), "--out", str(trained))
+    _run("train", dataset, "--arch", arch, *options, *size)
+    out = RUNS / f"{name}-{method.replace(' ', '-')}"
+    how = (*METHODS[method], "--images", str(IMAGES), "--seed", str(seed))
+    _run("reconstruct", str(trained), *how, "--out", str(out))
+    return out
+
+
+def _unseen(trial: int, dataset: str, n_train: int, classes: int, **of: Any) -> list[ImageSet]:
+    """Two groups of training-split images that the classifier was not trained on."""
+    data = load(dataset, "train")
+    name = f"{dataset}-{of['arch']}-{n_train}-{classes}-{of['seed']}-none"
+    used = load(str(RUNS / name / KEPT_FILE), "train").images.flatten(1)
+    seen = {bytes(row.numpy()) for row in used}
+    groups = few_images(data, n_train, 1000 + trial)
+    if classes == 2:
+        groups = tuple(two_classes(group, [1, 3, 5, 7, 9]) for group in groups)  # type: ignore[assignment]
+    kept = [
+        [i for i, row in enumerate(group.images.flatten(1)) if bytes(row.numpy()) not in seen]
+        for group in groups
+    ]
+    count = min(map(len, kept))
+    return [group.subset(rows[:count]) for group, rows in zip(groups, kept, strict=True)]
+
+
+def _run(*arguments: str) -> None:
+    program = str(Path(sys.executable).with_name("preimage"))
+    subprocess.run([program, *arguments, "--json"], check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""A part of an image set: a few images of each class, or two classes in place of many."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preimage.data.imageset import ImageSet
+from preimage.errors import PreimageError
+from preimage.runtime import stream
+
+
+def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Draw a few images, and as many others of the same classes.
+
+    Args:
+        images: what to draw from.
+        limit: images in each part, spread evenly over the classes; at least one a class.
+        seed: of the draw.
+
+    Returns:
+        Two parts without a common row, each ordered by class.
+
+    Raises:
+        PreimageError: for a limit below the number of classes, or too few images of a class.
+    """
+    if limit < images.classes:
+        raise PreimageError(
+            f"expected --limit of at least {images.classes}, one image of each class, found "
+            f"{limit}; raise it"
+        )
+    order = torch.randperm(len(images), generator=stream(seed, "few images"))
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for label in range(images.classes):
+        rows = order[images.labels[order] == label]
+        count = limit // images.classes + (label < limit % images.classes)
+        if len(rows) < 2 * count:
+            raise PreimageError(
+                f"expected at least {2 * count} images of class '{images.class_names[label]}', "
+                f"half of them to leave out, found {len(rows)}; lower --limit"
+            )
+        parts[0].append(rows[:count])
+        parts[1].append(rows[count : 2 * count])
+    used, others = (images.subset(torch.cat(part)) for part in parts)
+    return used, others
+
+
+def two_classes(images: ImageSet, positive: Sequence[int]) -> ImageSet:
+    """The same images in two classes: 1 for the classes in `positive`, 0 for all others.
+
+    Raises:
+        PreimageError: unless some classes are positive and some are not.
+    """
+    chosen = set(positive)
+    others = set(range(images.classes)) - chosen
+    if not chosen or not others or not chosen < set(range(images.classes)):
+        raise PreimageError(
+            f"expected --positive to name some classes out of 0 to {images.classes - 1} and not "
+            f"all of them, found {', '.join(map(str, positive)) or 'none'}; change it"
+        )
+    labels = torch.isin(images.labels, torch.tensor(sorted(chosen))).long()
+    names = [" or ".join(images.class_names[k] for k in sorted(side)) for side in (others, chosen)]
+    return replace(images, labels=labels, class_names=tuple(names))
+
+
+def to_npz(train: ImageSet, test: ImageSet) -> bytes:
+    """Both as a .npz file that :func:`~preimage.data.load` reads as the splits train and test."""
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        x_train=train.images.numpy(),
+        y_train=train.labels.numpy(),
+        x_test=test.images.numpy(),
+        y_test=test.labels.numpy(),
+    )
+    return file.getvalue()
