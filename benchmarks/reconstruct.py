@@ -90,12 +90,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
     if given.bundled:
-        axes: dict[str, Any] = {
-            "seed": given.seeds,
-            "dataset": given.bundled,
-            "method": ["bundled"],
-        }
-        record_missing(FILE, axes, bundled, KEYS, given.again)
+        whole = {"seed": given.seeds, "dataset": given.bundled, "method": ["bundled"]}
+        record_missing(FILE, whole, bundled, KEYS, given.again)
         return
     axes: dict[str, Any] = {
         "seed": given.seeds,

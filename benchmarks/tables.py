@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import audit_tables
+import leak_tables
 import ood_tables
 from ablation import VARIANTS
 from formats import TITLES, deviated, markdown, rank, title
@@ -24,7 +25,7 @@ from preimage.files import write_atomic
 from preimage.records import Figure, Record, read_records, summarise
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/study.md", "docs/ood.md")
+DOCUMENTS = ("README.md", "docs/study.md", "docs/ood.md", "docs/leak.md")
 _BLOCK = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
 _SETTINGS = ("preset", "conditioning", "dropout")
 
@@ -309,6 +310,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **_every(tuple(TITLES)),
     "goals": ("inversion", goals_table),
     "audit": ("audit", audit_tables.audit_table),
+    **{name: ("reconstruct", table) for name, table in leak_tables.TABLES.items()},
     "layers": ("layers", layers_table),
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
     **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},

@@ -1,0 +1,115 @@
+"""The tables of docs/leak.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from formats import deviated, markdown, rank, title
+from preimage.records import Record, summarise
+
+_CELL = ("dataset", "arch", "n_train", "classes", "method")
+_FIGURES = ("recovered", "recovered_control", "ssim_train", "ssim_control", "p_value", "seconds")
+
+
+def small_table(records: list[Record]) -> str:
+    """A row a classifier and method, where leaking is known to happen."""
+    mine = [r for r in records if r["leaky"] and r["defence"] == "none"]
+    rows = [
+        [
+            *_name(group),
+            _verdicts(mine, group),
+            *(deviated(group[field], group["n"], 1) for field in _FIGURES),
+            str(group["n"]),
+        ]
+        for group in _groups(mine, _CELL)
+    ]
+    header = [
+        *("classifier", "method", "leaks", "recovered", "held-out", "SSIM, training"),
+        *("SSIM, held-out", "p-value", "seconds", "seeds"),
+    ]
+    return markdown(header, rows) if rows else ""
+
+
+def calibration_table(records: list[Record]) -> str:
+    """A row a classifier: how often the verdict is wrong on images that it has never seen."""
+    mine = [r for r in records if not r["leaky"] and r["method"] != "bundled"]
+    if not mine:
+        return ""
+    rows = [
+        [*_name(group), str(group["n"]), _verdicts(mine, group)] for group in _groups(mine, _CELL)
+    ]
+    alarms = sum(record["verdict"] == "leaks" for record in mine)
+    rows.append(["all", "", str(len(mine)), str(alarms)])
+    return markdown(["classifier", "method", "trials", "leaks"], rows)
+
+
+def bundled_table(records: list[Record]) -> str:
+    """A row a bundled classifier, which has seen its whole training set."""
+    mine = sorted((r for r in records if r["method"] == "bundled"), key=_by_dataset)
+    rows = [
+        [
+            title(str(r["dataset"])),
+            str(r["verdict"]),
+            f"{r['p_value']:.3f}",
+            f"{r['ssim_train']:.3f}",
+            f"{r['ssim_control']:.3f}",
+            str(r["seed"]),
+        ]
+        for r in mine
+    ]
+    header = ["classifier", "verdict", "p-value", "SSIM, training", "SSIM, held-out", "seed"]
+    return markdown(header, rows) if rows else ""
+
+
+def defence_table(records: list[Record]) -> str:
+    """A row a defence: what leaks with it, and what it costs."""
+    mine = [r for r in records if r["leaky"] and r["method"] == "preimage-direct"]
+    with_others = {_of(r, _CELL) for r in mine if r["defence"] != "none"}
+    mine = [r for r in mine if _of(r, _CELL) in with_others]
+    fields = ("target_accuracy", "p_value", "ssim_train", "ssim_control")
+    rows = [
+        [
+            group["defence"],
+            _verdicts(mine, group, "defence"),
+            deviated(group["target_accuracy"], group["n"], 100),
+            *(deviated(group[field], group["n"], 1) for field in fields[1:]),
+            str(group["n"]),
+        ]
+        for group in summarise(mine, [*_CELL, "defence"], list(fields))
+    ]
+    header = ["defence", "leaks", "accuracy, %", "p-value", "SSIM, training", "SSIM, held-out"]
+    return markdown([*header, "seeds"], rows) if rows else ""
+
+
+def _groups(records: list[Record], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    groups = summarise(records, list(keys), list(_FIGURES))
+    return sorted(groups, key=lambda g: (_by_dataset(g), g["arch"], g["n_train"], g["classes"]))
+
+
+def _name(group: Record) -> list[str]:
+    where = f"{title(str(group['dataset']))}, {str(group['arch']).upper()}"
+    return [f"{where}, {group['n_train']} images of {group['classes']} classes", group["method"]]
+
+
+def _verdicts(records: list[Record], group: Record, *more: str) -> str:
+    """How many of the group's records say that it leaks."""
+    keys = (*_CELL, *more)
+    own = [r for r in records if _of(r, keys) == _of(group, keys)]
+    return f"{sum(r['verdict'] == 'leaks' for r in own)} of {len(own)}"
+
+
+def _of(record: Record, keys: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(record[key] for key in keys)
+
+
+def _by_dataset(record: Record) -> int:
+    return rank(str(record["dataset"]))
+
+
+TABLES: dict[str, Callable[[list[Record]], str]] = {
+    "leak-small": small_table,
+    "leak-calibration": calibration_table,
+    "leak-bundled": bundled_table,
+    "leak-defences": defence_table,
+}
