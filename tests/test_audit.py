@@ -153,6 +153,26 @@ def test_classifier_that_answers_nan_now_and_then_ends_in_a_page():
     assert all(part["state"] in ("done", "left out", "failed") for part in result.record["parts"])
 
 
+class Brittle(nn.Module):
+    """Takes no large batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.build()
+
+    def forward(self, images):
+        if len(images) > 100:
+            raise ValueError("too many at once")
+        return self.inner(images)
+
+
+def test_part_that_breaks_does_not_take_the_others_with_it():
+    result = preimage.audit(Brittle().eval(), image=(1, 8, 8), budget="60s", out="run")
+    failed = [part for part in result.record["parts"] if part["state"] == "failed"]
+    assert failed and "ValueError: too many at once" in failed[0]["reason"]
+    assert "too many at once" in result.page.read_text()
+
+
 def test_thousand_classes_leave_a_small_page(monkeypatch):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)).eval()

@@ -22,8 +22,8 @@ from preimage.explain.saliency import overlay, saliency
 from preimage.explain.units import telling_units, unit_images
 from preimage.gallery import picture_uris
 from preimage.inversion import predict
-from preimage.pages import Picture, Strip, strip
-from preimage.panels import Panel, heat, scatter, strips
+from preimage.pages import Picture, Strip, histogram, strip
+from preimage.panels import Panel, heat, histograms, scatter, strips
 from preimage.panels import paths as paths_panel
 from preimage.runtime import stream
 
@@ -45,6 +45,7 @@ def find_counterfeits(context: Context, seconds: float) -> Found:
     if context.evaluator is None:
         return Found({}, panels)
     said = predict(context.evaluator, sample.images).logits
+    panels.append(_confidence(sample.prediction.logits, said, sample.condition.label))
     found = counterfeits(sample.prediction.logits, said, sample.condition.label)
     if found.share is None:
         return Found({}, panels, [f"No inversion has a confidence above {CONFIDENT:.0%}."])
@@ -63,6 +64,15 @@ def find_counterfeits(context: Context, seconds: float) -> Found:
         f"gives its best one less than {UNSURE:.0%}."
     )
     return Found(figures, panels, [note])
+
+
+def _confidence(target: Tensor, said: Tensor, labels: Tensor) -> Panel:
+    """How sure both classifiers are of the class that was asked for."""
+    own, other = confidence(target, labels), confidence(said, labels)
+    finite = torch.isfinite(own) & torch.isfinite(other)
+    plot = histogram("probability of the class asked for", own[finite], other[finite], None)
+    key = ("this classifier", "the independent one", "on the same inversions; surer to the right.")
+    return histograms("How sure both are", key, [plot])
 
 
 def _striking(context: Context, rows: Tensor, said: Tensor) -> Panel:

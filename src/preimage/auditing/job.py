@@ -186,9 +186,11 @@ def _do(part: Part, context: Context, seconds: float) -> dict[str, Any]:
         found = part.work(context, seconds)
     except LeftOutError as error:
         state, reason = "left out", str(error)
-    except PreimageError as error:
-        state, reason = "failed", str(error)
-        context.report.warn(f"{part.name} failed: {error}")
+    except Exception as error:
+        # whatever a stranger's network does in one part, the others and the page are worth having
+        known = isinstance(error, PreimageError)
+        state, reason = "failed", str(error) if known else f"{type(error).__name__}: {error}"
+        context.report.warn(f"{part.name} failed: {reason}")
     return {
         "name": part.name,
         "question": part.question,
