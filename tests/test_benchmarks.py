@@ -13,7 +13,7 @@ import tyro
 from preimage.classifier import Classifier, frozen
 from preimage.commands import command_type
 from preimage.config import PRESETS
-from preimage.limits import check_harden, check_invert
+from preimage.limits import SAYS, check_harden, check_invert, check_reconstruct
 from preimage.records import read_records
 from preimage.runtime import stream
 from preimage.terms.prior import batch_norm
@@ -23,7 +23,10 @@ from tiny import draw_sample, fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import audit_tables
+import leak_tables
 import ood_tables
+import reconstruct
 from ablation import VARIANTS
 from common import record_missing
 from ood import VARIANTS as OOD_VARIANTS
@@ -168,3 +171,60 @@ def test_ood_tables_average_sets_before_seeds():
     assert all(
         table([]) == "" for table in (*ood_tables.WHOLE.values(), *ood_tables.PARTS.values())
     )
+
+
+# ---- reconstruction and audits
+
+
+def test_every_way_to_reconstruct_is_a_command_of_its_own():
+    configs = set()
+    for name, arguments in reconstruct.METHODS.items():
+        config = parsed(["reconstruct", "mnist", *arguments]).config
+        check_reconstruct(config)
+        configs.add(config)
+        if name.startswith("without "):
+            assert getattr(config, name.removeprefix("without ")) == 0
+    assert len(configs) == len(reconstruct.METHODS)
+    kkt = parsed(["reconstruct", "mnist", *reconstruct.METHODS["kkt"]]).config
+    assert {name for name in SAYS if getattr(kkt, name) > 0} == {"stationarity", "pixels"}
+
+
+def test_every_defence_is_a_command_of_its_own():
+    base = ("train", "mnist", *reconstruct.FIT)
+    fits = {parsed([*base, *more]) for more in reconstruct.DEFENCES.values()}
+    assert len(fits) == len(reconstruct.DEFENCES)
+
+
+def leak_record(**changes):
+    base = {"dataset": "mnist", "arch": "mlp", "n_train": 100, "classes": 2, "seed": 0}
+    more = {"method": "preimage-direct", "defence": "none", "leaky": True, "trial": 0}
+    figures = {"recovered": 4, "recovered_control": 1, "ssim_train": 0.3, "ssim_control": 0.2}
+    rest = {"p_value": 0.001, "verdict": "leaks", "target_accuracy": 0.9, "seconds": 10.0}
+    return {**base, **more, **figures, **rest, "effect": 1.0, **changes}
+
+
+def test_leak_tables_keep_truth_and_trial_apart():
+    records = [
+        leak_record(),
+        leak_record(seed=1, verdict="can't tell", recovered=2),
+        leak_record(defence="dropout", verdict="no evidence of a leak", target_accuracy=0.8),
+        *(leak_record(leaky=False, trial=i, verdict="can't tell") for i in range(3)),
+        leak_record(leaky=False, trial=3),
+    ]
+    (row,) = leak_tables.small_table(records).splitlines()[2:]
+    assert "1 of 2" in row and "3.00 ± 1.41" in row
+    trials, total = leak_tables.calibration_table(records).splitlines()[2:]
+    assert trials.endswith("| 4 | 1 of 4 |") and total == "| all |  | 4 | 1 |"
+    none, dropout = leak_tables.defence_table(records).splitlines()[2:]
+    assert none.startswith("| none | 1 of 2 | 90.00") and dropout.startswith("| dropout | 0 of 1")
+    assert leak_tables.bundled_table(records) == leak_tables.small_table([]) == ""
+
+
+def test_audit_table_says_what_was_not_measured():
+    from preimage.auditing.record import empty_sections
+
+    record = {"model": "mnist", "seconds": 12.3, **empty_sections()}
+    (row,) = audit_tables.audit_table([record]).splitlines()[2:]
+    assert row.startswith("| MNIST | not measured | not measured |") and row.endswith("| 12 |")
+    record["ood"].update(auroc=0.9, best_baseline="vim", best_baseline_auroc=0.95)
+    assert "| 0.900 | vim, 0.950 |" in audit_tables.audit_table([record])
