@@ -23,7 +23,7 @@ LEAST = 20.0
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _PROBE_IMAGES = 256
 _PROBE_STEPS = 4
-_LEAK_IMAGES = 100
+_LEAK_IMAGES = 60
 
 
 def parse_budget(text: str) -> float:
@@ -49,7 +49,7 @@ def parse_budget(text: str) -> float:
 
 def leak_images(classes: int) -> int:
     """How many images an audit looks for: some of every class, but not thousands."""
-    return min(max(_LEAK_IMAGES, 2 * classes), 4 * _LEAK_IMAGES)
+    return min(max(_LEAK_IMAGES, 2 * classes), 5 * _LEAK_IMAGES)
 
 
 def predict_seconds(classifier: Classifier, seed: int = 0) -> float:
@@ -75,23 +75,37 @@ def inversion_seconds(classifier: Classifier, runtime: Runtime, seed: int = 0) -
     )
 
 
-def reconstruction_seconds(classifier: Classifier, runtime: Runtime, seed: int = 0) -> float:
+def reconstruction_seconds(
+    classifier: Classifier, runtime: Runtime, seed: int = 0, enough: float = float("inf")
+) -> float:
     """Seconds that a step of reconstruction of :func:`leak_images` images takes here.
+
+    Args:
+        classifier: whose training images would be looked for.
+        runtime: device and precision.
+        seed: everything random follows from it.
+        enough: when the first step alone takes so many seconds, no other is tried.
 
     Raises:
         DivergedError: where the classifier answers NaN.
     """
     config = ReconstructConfig(images=leak_images(classifier.classes), seed=seed)
     return _per_step(
-        lambda steps: reconstruct(classifier, replace(config, steps=steps), runtime=runtime)
+        lambda steps: reconstruct(classifier, replace(config, steps=steps), runtime=runtime),
+        enough,
     )
 
 
-def _per_step(run: Callable[[int], object]) -> float:
+def _per_step(run: Callable[[int], object], enough: float = float("inf")) -> float:
     """What each step adds to a run of a single one, whose set-up does not count."""
-    times = []
-    for steps in (1, 1 + _PROBE_STEPS):
-        start = time.perf_counter()
-        run(steps)
-        times.append(time.perf_counter() - start)
-    return max(times[1] - times[0], times[1] / 10) / _PROBE_STEPS
+    one = _timed(run, 1)
+    if one >= enough:
+        return one
+    more = _timed(run, 1 + _PROBE_STEPS)
+    return max(more - one, more / 10) / _PROBE_STEPS
+
+
+def _timed(run: Callable[[int], object], steps: int) -> float:
+    start = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - start

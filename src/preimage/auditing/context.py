@@ -96,13 +96,12 @@ class Context:
             lambda: inversion_seconds(self.classifier, command.runtime, command.seed),
         )
 
-    @property
-    def reconstruction_seconds(self) -> float:
-        """Seconds for a step of reconstruction."""
+    def reconstruction_seconds(self, enough: float) -> float:
+        """Seconds for a step of reconstruction; at least `enough` where it is as slow as that."""
         command = self.command
         return self._speed(
             "reconstruction",
-            lambda: reconstruction_seconds(self.classifier, command.runtime, command.seed),
+            lambda: reconstruction_seconds(self.classifier, command.runtime, command.seed, enough),
         )
 
     def _speed(self, name: str, measure: Callable[[], float]) -> float:

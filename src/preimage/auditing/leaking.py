@@ -60,4 +60,5 @@ def leak(context: Context, seconds: float) -> Found:
 
 
 def _steps(context: Context, seconds: float) -> int:
-    return min(_MOST, int(_SEARCH * seconds / context.reconstruction_seconds))
+    step = context.reconstruction_seconds(enough=seconds / _LEAST)
+    return min(_MOST, int(_SEARCH * seconds / step))
