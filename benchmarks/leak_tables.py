@@ -11,6 +11,8 @@ from preimage.records import Record, summarise
 _CELL = ("dataset", "arch", "n_train", "classes", "method")
 _FIGURES = ("recovered", "recovered_control", "ssim_train", "ssim_control", "p_value", "seconds")
 
+_DIGITS = {"ssim_train": 3, "ssim_control": 3, "p_value": 3}
+
 
 def small_table(records: list[Record]) -> str:
     """A row a classifier and method, where leaking is known to happen."""
@@ -19,7 +21,7 @@ def small_table(records: list[Record]) -> str:
         [
             *_name(group),
             _verdicts(mine, group),
-            *(deviated(group[field], group["n"], 1) for field in _FIGURES),
+            *(deviated(group[field], group["n"], 1, _DIGITS.get(field)) for field in _FIGURES),
             str(group["n"]),
         ]
         for group in _groups(mine, _CELL)
@@ -73,7 +75,7 @@ def defence_table(records: list[Record]) -> str:
             group["defence"],
             _verdicts(mine, group, "defence"),
             deviated(group["target_accuracy"], group["n"], 100),
-            *(deviated(group[field], group["n"], 1) for field in fields[1:]),
+            *(deviated(group[field], group["n"], 1, _DIGITS[field]) for field in fields[1:]),
             str(group["n"]),
         ]
         for group in summarise(mine, [*_CELL, "defence"], list(fields))

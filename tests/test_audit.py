@@ -240,3 +240,10 @@ acceptance_steps = acceptance._steps
 def test_own_data_as_ood_is_refused(capsys, data):
     status, _, err = audit(capsys, "--data", data, "--ood", data)
     assert status == 2 and "other data" in err
+
+
+def test_one_class_is_told():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()
+    with pytest.raises(PreimageError, match="class"):
+        preimage.audit(network, image=(1, 8, 8), budget="60s", out="run")
+    assert not Path("run").exists()
