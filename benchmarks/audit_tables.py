@@ -29,6 +29,23 @@ def audit_table(records: list[Record]) -> str:
     return markdown(header, rows) if rows else ""
 
 
+def demo_table(records: list[Record]) -> str:
+    """A row a machine: from a fresh clone to the demo's page."""
+    rows = [
+        [
+            str(record["hardware"]),
+            f"{record['install_s']:.0f}",
+            f"{record['parts']['inversion']:.0f}",
+            f"{record['demo_s'] - record['parts']['inversion']:.0f}",
+            f"{record['total_s']:.0f}",
+            f"{record['page_bytes'] / 1e6:.1f}",
+        ]
+        for record in records
+    ]
+    header = ["machine", "install, s", "inversion, s", "the rest, s", "together, s", "page, MB"]
+    return markdown(header, rows) if rows else ""
+
+
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{share * 100:.1f}"
 

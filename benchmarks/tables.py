@@ -310,6 +310,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **_every(tuple(TITLES)),
     "goals": ("inversion", goals_table),
     "audit": ("audit", audit_tables.audit_table),
+    "demo": ("demo", audit_tables.demo_table),
     **{name: ("reconstruct", table) for name, table in leak_tables.TABLES.items()},
     "layers": ("layers", layers_table),
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},

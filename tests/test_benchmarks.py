@@ -228,3 +228,10 @@ def test_audit_table_says_what_was_not_measured():
     assert row.startswith("| MNIST | not measured | not measured |") and row.endswith("| 12 |")
     record["ood"].update(auroc=0.9, best_baseline="vim", best_baseline_auroc=0.95)
     assert "| 0.900 | vim, 0.950 |" in audit_tables.audit_table([record])
+
+
+def test_demo_table_adds_up():
+    base = {"hardware": "a machine", "install_s": 6.0, "demo_s": 100.0, "total_s": 106.0}
+    record = {**base, "parts": {"inversion": 80.0}, "page_bytes": 400_000}
+    (row,) = audit_tables.demo_table([record]).splitlines()[2:]
+    assert row == "| a machine | 6 | 80 | 20 | 106 | 0.4 |"
