@@ -15,8 +15,8 @@ import preimage.jobs.ood_train
 import tiny
 from preimage.auditing import acceptance, detection, evidence, job, leaking
 from preimage.auditing.budget import parse_budget
+from preimage.auditing.figures import SECTIONS
 from preimage.auditing.parts import parts
-from preimage.auditing.record import SECTIONS
 from preimage.cli import main
 from preimage.config import PRESETS
 from preimage.errors import PreimageError
@@ -127,7 +127,7 @@ def test_killed_audit_goes_on_with_the_part_that_it_was_in(capsys, monkeypatch):
 
 
 def test_gate_has_a_status_of_its_own_and_files(capsys):
-    more = ("--fail-on", "classes==3", "--fail-on", "accept.confidence<0", "--junit", "j.xml")
+    more = ("--fail-on", "classes==3", "--fail-on", "accept.confidence<0.01", "--junit", "j.xml")
     status, record, _ = audit(capsys, *more, "--markdown", "s.md")
     assert status == 3 and record["failed"] == ["classes==3: measured 3"]
     assert Path("j.xml").read_text().count("<failure") == 1

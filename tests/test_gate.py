@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from typing import get_args
 
 import pytest
 
 from preimage.auditing.compare import compare, comparison_markdown, read_audit
+from preimage.auditing.figures import VERDICTS
 from preimage.auditing.gate import check, junit, markdown, parse
 from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.cli import main
+from preimage.config import BASELINES
 from preimage.errors import PreimageError
+from preimage.leak.verdict import Answer
+from preimage.ood.baselines import baseline_names
 
 
 def record(**changes):
@@ -36,10 +41,13 @@ def outcome(text, **changes):
         ("ood.auroc<=0.9", True),
         ("ood.auroc>=0.9", True),
         ("ood.auroc>0.9", False),
-        ("ood.auroc==0.9", True),
-        ("ood.auroc!=0.9", False),
         ("leak.verdict==leaks", False),
         ("leak.verdict != 'leaks'", True),
+        ('leak.verdict=="can\'t tell"', False),
+        ("leak.verdict!=no evidence of a leak", False),
+        ("model==m", True),
+        ("classes!=3", False),
+        ("classes>=4", False),
         ("classes==3", True),
     ],
 )
@@ -59,7 +67,30 @@ def test_what_was_not_measured_cannot_pass():
         ("ood.auroc", "expected a condition"),
         ("", "expected a condition"),
         ("ood.auroc=<0.9", "expected a condition"),
-        ("leak.verdict<leaks", "expected a number"),
+        ("leak.verdict<leaks", "expected == or !="),
+        ("leak.verdict==1", "no audit says"),
+        ("leak.verdict==Leaks", "no audit says"),
+        ("leak.verdict==can't tell'", "no audit says"),
+        ("ood.best_baseline==Vim", "no audit says"),
+        ("ood.auroc==high", "expected a number"),
+        ("ood.auroc<nan", "expected a number"),
+        ("ood.auroc<inf", "expected a number"),
+        ("ood.auroc<0.95<1", "expected a number"),
+        ("ood.auroc<95%", "expected a number"),
+        ("ood.auroc==0.9", "hardly ever"),
+        ("accept.counterfeit_share!=0", "hardly ever"),
+        ("accept.counterfeit_share>5", "between 0 and 1"),
+        ("accept.counterfeit_share>1", "between 0 and 1"),
+        ("ood.auroc<95", "between 0 and 1"),
+        ("ood.auroc<0", "between 0 and 1"),
+        ("ood.auroc>=0", "between 0 and 1"),
+        ("ood.fpr95>=1.01", "between 0 and 1"),
+        ("leak.recovered<0", "at 0 or above"),
+        ("leak.recovered==0.5", "is whole"),
+        ("leak.ssim_train>1", "between -1 and 1"),
+        ("ood.sets==noise", "a list or a sentence"),
+        ("accept.noise_by_set>0.1", "a list or a sentence"),
+        ("leak.reason==none", "a list or a sentence"),
     ],
 )
 def test_wrong_conditions_are_told_before_any_work(text, said):
@@ -67,10 +98,14 @@ def test_wrong_conditions_are_told_before_any_work(text, said):
         parse([text])
 
 
-@pytest.mark.parametrize("text", ["ood.auroc==high", "leak.verdict==1"])
-def test_number_and_word_are_not_compared(text):
-    with pytest.raises(PreimageError, match=r"expected a (number|word)"):
-        outcome(text)
+@pytest.mark.parametrize("text", ["data==mnist", "leak.recovered>0", "accept.noise_share>=1"])
+def test_every_kind_of_figure_fails_where_it_is_missing(text):
+    assert outcome(text).failed
+
+
+def test_words_of_the_gate_are_those_that_audits_say():
+    assert set(VERDICTS) == set(get_args(Answer))
+    assert set(BASELINES) == set(baseline_names())
 
 
 def test_wrong_condition_ends_the_command(capsys, tmp_path, monkeypatch):

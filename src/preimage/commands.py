@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
 from preimage.config import (
+    BASELINES,
     PRESETS,
     Fitting,
     HardenConfig,
@@ -207,9 +208,7 @@ class OodEval:
     plain: str | None = None
     """Plain classifier for the baselines, of the same architecture and training; None takes the
     one that was hardened, where that is known."""
-    baselines: tuple[str, ...] = (
-        *("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react"),
-    )
+    baselines: tuple[str, ...] = BASELINES
     """Baselines to measure; none given after it leaves them out."""
     most: int = 10_000
     """Images of each set at most."""

@@ -10,6 +10,9 @@ from typing import Literal
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
+BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react")
+"""Out-of-distribution detectors that stand beside ours."""
+
 
 @dataclass(frozen=True)
 class Runtime:

@@ -8,23 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from preimage.auditing.record import FORMAT, SECTIONS
+from preimage.auditing.figures import GIVEN, Number, Other, Word, figures
+from preimage.auditing.record import FORMAT, value_of
 from preimage.errors import PreimageError
 
 RECORD_FILE = "audit.json"
 Change = Literal["better", "worse", "changed"]
 
-_LARGER = {
-    *("accept.coverage", "accept.boundary_distance"),
-    *("ood.auroc", "ood.auroc_lowest", "ood.best_baseline_auroc", "ood.hardened_auroc"),
-    *("ood.hardened_accuracy", "ood.plain_accuracy", "leak.p_value"),
-}
-_SMALLER = {
-    *("accept.counterfeit_share", "accept.noise_share", "ood.fpr95", "ood.best_baseline_fpr95"),
-    *("ood.hardened_fpr95", "leak.effect", "leak.recovered", "leak.ssim_train"),
-}
 _SETTINGS = ("budget_s", "seed", "data", "image")
-_VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
 _SAME = 1e-12
 
 
@@ -126,13 +117,9 @@ def show(value: Any) -> str:
 
 def _figures(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Numbers and words of the three sections; lists and maps say too little side by side."""
-    names = [(section, name) for section, own in SECTIONS.items() for name in own]
-    found = [
-        {f"{section}.{name}": record[section].get(name) for section, name in names}
-        for record in records
-    ]
-    long = {k for values in found for k, v in values.items() if isinstance(v, list | dict)}
-    return [{k: v for k, v in values.items() if k not in long} for values in found]
+    shown = (n for n, kind in figures().items() if n not in GIVEN and not isinstance(kind, Other))
+    names = list(shown)
+    return [{name: value_of(record, name) for name in names} for record in records]
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -142,10 +129,9 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _change(name: str, first: Any, second: Any) -> Change:
-    if name == "leak.verdict" and {first, second} <= set(_VERDICTS):
-        return "better" if _VERDICTS.index(second) < _VERDICTS.index(first) else "worse"
-    if name in _LARGER:
-        return "better" if second > first else "worse"
-    if name in _SMALLER:
-        return "better" if second < first else "worse"
+    kind = figures()[name]
+    if isinstance(kind, Word) and kind.ranked and {first, second} <= set(kind.choices):
+        return "better" if kind.choices.index(second) < kind.choices.index(first) else "worse"
+    if isinstance(kind, Number) and kind.better is not None:
+        return "better" if (second > first) == (kind.better == "larger") else "worse"
     return "changed"

@@ -10,7 +10,7 @@ from torch import Tensor
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.commands import OodTrain, Output, Start
-from preimage.config import HardenConfig
+from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.inversion import predict
@@ -34,7 +34,6 @@ from preimage.runtime import stream
 OWN = Method("msp", "msp")
 """The classifier's own confidence: the largest softmax probability (Hendrycks & Gimpel 2017)."""
 
-_BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react")
 _COMBINED = Method(OURS, "combined")
 _TPR = 0.99
 _LEAST, _MOST = 200, 10_000
@@ -140,7 +139,7 @@ def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     scorers = {}
     # without training images nothing can be fitted; the test images must not stand in for them
     train = context.data.train
-    names = _BASELINES if train is not None else _BASELINES[:3]
+    names = BASELINES if train is not None else BASELINES[:3]
     stand_in = train if train is not None else context.data.test
     assert stand_in is not None
     fitted = Fitted(

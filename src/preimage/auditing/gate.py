@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import re
 import xml.etree.ElementTree as ET
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preimage.auditing.record import SECTIONS
+from preimage.auditing.figures import Figure, Number, Other, Word, figures
+from preimage.auditing.record import value_of
 from preimage.errors import PreimageError
 
 Value = float | str
@@ -24,8 +26,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 _FORM = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*")
-_GIVEN = ("classes", "seed", "seconds", "budget_s", "model", "data")
-_KNOWN = (*_GIVEN, *(f"{section}.{name}" for section, names in SECTIONS.items() for name in names))
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Condition:
     """Under which an audit is refused."""
 
     text: str
-    path: tuple[str, ...]
+    figure: str
+    """Its name, such as "ood.auroc"."""
     comparison: str
     value: Value
 
@@ -54,8 +55,8 @@ def parse(texts: Iterable[str]) -> list[Condition]:
     """Read conditions such as ``ood.auroc<0.95`` or ``leak.verdict==leaks``.
 
     Raises:
-        PreimageError: for one that is no condition, a figure that audits do not have, or a word
-            that is to be compared by size.
+        PreimageError: for one that is no condition, for a figure that audits do not have, and for
+            one that no audit or every audit would meet: such a gate would not look at anything.
     """
     return [_parse(text) for text in texts]
 
@@ -64,9 +65,6 @@ def check(record: Mapping[str, Any], conditions: Iterable[Condition]) -> list[Ou
     """Hold an audit against conditions.
 
     A figure that was not measured fails its condition: a gate must not pass by not looking.
-
-    Raises:
-        PreimageError: where a figure and the value are of different kinds.
     """
     return [_check(record, condition) for condition in conditions]
 
@@ -117,44 +115,92 @@ def _parse(text: str) -> Condition:
             f"expected a condition such as 'ood.auroc<0.95', found '{text}'; give a figure, one of "
             f"{' '.join(_OPERATORS)}, and a value"
         )
-    path, comparison, wanted = found.groups()
-    if path not in _KNOWN:
-        near = difflib.get_close_matches(path, _KNOWN, n=2, cutoff=0.4)
+    name, comparison, wanted = found.groups()
+    known = figures()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise PreimageError(
-            f"expected a figure of an audit in '{text}', found '{path}'; {guess}All of them are in "
+            f"expected a figure of an audit in '{text}', found '{name}'; {guess}All of them are in "
             "audit.json"
         )
-    value = _value(wanted)
-    if isinstance(value, str) and comparison not in ("==", "!="):
+    return Condition(text, name, comparison, _value(text, known[name], comparison, wanted))
+
+
+def _value(text: str, figure: Figure, comparison: str, wanted: str) -> Value:
+    if isinstance(figure, Other):
         raise PreimageError(
-            f"expected a number after '{comparison}' in '{text}', found '{wanted}'; words can be "
-            "compared by == and != alone"
+            f"expected a single number or word to compare in '{text}', found a list or a sentence; "
+            "name another figure"
         )
-    return Condition(text, tuple(path.split(".")), comparison, value)
+    if isinstance(figure, Word):
+        return _word(text, figure, comparison, wanted)
+    return _number(text, figure, comparison, wanted)
 
 
-def _value(text: str) -> Value:
+def _word(text: str, figure: Word, comparison: str, wanted: str) -> str:
+    word = _unquoted(wanted)
+    if comparison not in ("==", "!="):
+        raise PreimageError(
+            f"expected == or != before the word in '{text}', found {comparison}; words have no size"
+        )
+    if figure.choices and word not in figure.choices:
+        raise PreimageError(
+            f"expected one of {', '.join(repr(choice) for choice in figure.choices)} in '{text}', "
+            f"found '{word}', which no audit says; correct the spelling"
+        )
+    return word
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text
+
+
+def _number(text: str, figure: Number, comparison: str, wanted: str) -> float:
     try:
-        return float(text)
+        value = float(wanted)
     except ValueError:
-        return text.strip("'\"")
+        value = math.nan
+    if not math.isfinite(value):
+        raise PreimageError(
+            f"expected a number after '{comparison}' in '{text}', found '{wanted}'; give one such "
+            "as 0.95"
+        )
+    if comparison in ("==", "!=") and not figure.whole:
+        raise PreimageError(
+            f"expected <, <=, > or >= in '{text}', found {comparison}; a measured quantity hardly "
+            "ever equals a number exactly"
+        )
+    if not _decides(figure, comparison, value):
+        raise PreimageError(
+            f"expected a value that some audits are below and others above in '{text}', found "
+            f"{wanted}, while the figure lies {_bounds(figure)}; give another value"
+        )
+    return value
+
+
+def _decides(figure: Number, comparison: str, value: float) -> bool:
+    """Whether an audit can meet the condition and another one not."""
+    if comparison in ("<", ">="):
+        return figure.low < value <= figure.high
+    if comparison in (">", "<="):
+        return figure.low <= value < figure.high
+    return figure.low <= value <= figure.high and value.is_integer()
+
+
+def _bounds(figure: Number) -> str:
+    if math.isinf(figure.high):
+        kind = " and is whole" if figure.whole else ""
+        return f"at {figure.low:g} or above{kind}"
+    return f"between {figure.low:g} and {figure.high:g}"
 
 
 def _check(record: Mapping[str, Any], condition: Condition) -> Outcome:
-    measured: Any = record
-    for key in condition.path:
-        measured = measured[key]
+    measured = value_of(record, condition.figure)
     if measured is None:
         text = f"{condition.text}: it was not measured, so the audit cannot pass"
         return Outcome(condition.text, None, True, text)
-    number = isinstance(measured, int | float) and not isinstance(measured, bool)
-    if number != isinstance(condition.value, float):
-        kind = "a number" if number else "a word"
-        raise PreimageError(
-            f"expected {kind} in '{condition.text}', found '{condition.value}'; the audit has "
-            f"{_text(measured)} there"
-        )
     failed = _OPERATORS[condition.comparison](measured, condition.value)
     text = f"{condition.text}: measured {_text(measured)}"
     return Outcome(condition.text, measured, failed, text)

@@ -7,10 +7,12 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
 from preimage.auditing.answers import Answer, answers
@@ -68,7 +70,8 @@ def audit_job(
     path = Path(command.output.out or f"runs/audit-{folder_name(classifier.name)}-{command.seed}")
     settings = {
         "model": asdict(command.model),
-        "weights": _digest(classifier),
+        "weights": _digest(classifier.state_dict().items()),
+        "images": _images_digest(data),
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
         "seed": command.seed,
@@ -113,10 +116,21 @@ def _check_unknown(command: Audit, data: Data) -> None:
         )
 
 
-def _digest(classifier: Classifier) -> str:
-    """Names the weights: an audit must not go on with those of another classifier."""
+def _images_digest(data: Data) -> str:
+    """Names the real images: a finished audit must not answer for data that changed since."""
+    sets = {"train": data.train, "test": data.test}
+    return _digest(
+        (f"{name} {kind}", tensor)
+        for name, images in sets.items()
+        if images is not None
+        for kind, tensor in (("images", images.images), ("labels", images.labels))
+    )
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Names what the tensors hold, such as the weights of the classifier."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(classifier.state_dict().items()):
+    for name, tensor in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()[:16]

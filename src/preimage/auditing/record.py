@@ -6,33 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT = "preimage-audit-1"
+from preimage.auditing.figures import SECTIONS
 
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "accept": (
-        *("inversion_accuracy", "evaluator_accuracy", "confidence"),
-        *("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real"),
-        *("precision", "coverage", "steps"),
-        *("counterfeit_share", "counterfeit_interval", "counterfeit_samples"),
-        *("noise_share", "noise_interval", "noise_images", "noise_by_set"),
-        *("boundary_reached", "boundary_distance", "classes_shown"),
-    ),
-    "ood": (
-        *("known", "sets", "images_each", "score", "auroc", "auroc_lowest", "fpr95"),
-        *("best_baseline", "best_baseline_auroc", "best_baseline_fpr95"),
-        *("hardened_auroc", "hardened_fpr95", "hardened_accuracy", "plain_accuracy"),
-    ),
-    "leak": (
-        *("verdict", "reason", "p_value", "effect", "interval", "recovered", "recovered_control"),
-        *("ssim_train", "ssim_control", "images_each", "reconstructions", "steps"),
-    ),
-}
-"""Sections of the record, one a question, and the figures in each."""
+FORMAT = "preimage-audit-1"
 
 
 def empty_sections() -> dict[str, dict[str, Any]]:
     """Every section with nothing measured."""
-    return {name: dict.fromkeys(keys) for name, keys in SECTIONS.items()}
+    return {name: dict.fromkeys(own) for name, own in SECTIONS.items()}
 
 
 def fill(section: dict[str, Any], figures: Mapping[str, Any]) -> None:
@@ -46,3 +27,9 @@ def fill(section: dict[str, Any], figures: Mapping[str, Any]) -> None:
             raise KeyError(name)
         lost = isinstance(value, float) and not math.isfinite(value)
         section[name] = None if lost else value
+
+
+def value_of(record: Mapping[str, Any], name: str) -> Any:
+    """A figure by its name, such as "ood.auroc"; None where it was not measured."""
+    section, _, own = name.rpartition(".")
+    return (record[section] if section else record).get(own)
