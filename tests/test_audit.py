@@ -37,6 +37,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(acceptance, "_NOISE", 60)
     monkeypatch.setattr(leaking, "_steps", lambda *_: 100)
     monkeypatch.setattr(detection, "_room", lambda *_: 30)
+    monkeypatch.setattr(detection, "_hardening_seconds", lambda *_: 0.0)
     monkeypatch.setattr(preimage.jobs.ood_train, "_FEW_STEPS", 4)
     monkeypatch.setattr(evidence, "_unit_count", lambda *_: 2)
     monkeypatch.setattr(evidence, "_BOUNDARY_STEPS", 5)
@@ -82,6 +83,13 @@ def test_audit_answers_all_three(capsys, data):
     page = Path("run", job.PAGE_FILE).read_text()
     assert page.count("<img") > 50 and "Still at work" not in page
     assert record["answers"][2]["answer"].lower() == record["leak"]["verdict"]
+
+
+def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monkeypatch):
+    monkeypatch.setattr(detection, "_hardening_seconds", lambda *_: 1e4)
+    status, record, _ = audit(capsys, "--data", data, "--fail-on", "ood.hardened_auroc<0.5")
+    assert status == 3 and "not measured" in record["failed"][0]
+    assert "larger --budget" in state(record, "hardening")["reason"]
 
 
 def _noise():
