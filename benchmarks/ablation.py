@@ -18,6 +18,7 @@ from preimage.records import Record
 FILE = RESULTS / "ablation.json"
 SHORT = ("--preset", "natural", "--steps", "400", "--batch", "128", "--members", "3")
 PAPER = ("--preset", "paper")
+STUDENT_STEPS = 600
 DROPOUTS = ("0", "0.1", "0.3", "0.5")
 
 
@@ -85,8 +86,9 @@ def main() -> None:
 
 def measure(seed: int, dataset: str, variant: str) -> list[Record]:
     """The record of one variant's run."""
-    record = invert([dataset, *VARIANTS[variant], "--seed", str(seed)])
-    return [{"variant": variant, **record}]
+    how = ("--seed", str(seed), "--student-steps", str(STUDENT_STEPS))
+    record = invert([dataset, *VARIANTS[variant], *how])
+    return [{"variant": variant, **record, "student_steps": STUDENT_STEPS}]
 
 
 if __name__ == "__main__":

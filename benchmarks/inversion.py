@@ -16,6 +16,7 @@ from preimage.config import PRESETS
 from preimage.records import Record
 
 FILE = RESULTS / "inversion.json"
+STUDENT_STEPS = 2400
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
 
     def measure(seed: int, preset: str, dataset: str) -> list[Record]:
         keep = given.keep and given.keep / f"{dataset}-{preset}-{seed}"
-        return [invert([dataset, "--preset", preset, "--seed", str(seed)], keep)]
+        how = ("--preset", preset, "--seed", str(seed), "--student-steps", str(STUDENT_STEPS))
+        return [{**invert([dataset, *how], keep), "student_steps": STUDENT_STEPS}]
 
     axes = {"seed": given.seeds, "preset": given.presets, "dataset": given.datasets}
     record_missing(FILE, axes, measure, SETTINGS, given.again)

@@ -155,6 +155,7 @@ def test_evaluator_that_is_no_independent_judge(refused, shared):
         (["--check-every", "0"], "--check-every of at least 1"),
         (["--dropout", "1"], "--dropout from 0 to 0.99, found 1.0"),
         (["--samples", "0"], "--samples of at least 1"),
+        (["--student-steps", "0"], "--student-steps of at least 1"),
         (["--lr", "nan"], "--lr of at least 1e-12, found nan"),
         (["--latent", "-1"], "--latent of at least 1, found -1"),
         (["--seed", str(2**63)], "--seed from"),

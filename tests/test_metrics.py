@@ -464,6 +464,7 @@ def one_image(labels, seed):
         (three_in_four, {"real": real_set(), "classes": 5}, "labelled with 5 classes"),
         (nan_images, {"student": StudentConfig(arch="vgg")}, "'vgg'"),
         (nan_images, {"student": StudentConfig(steps=0)}, "student's steps"),
+        (nan_images, {"student": StudentConfig(cutmix=1.5)}, "student's cutmix"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_one_sentence(draw, given, reason):

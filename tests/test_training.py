@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from preimage.augment import augment, shift
+from preimage.augment import augment, cutmix, mixup, shift
 from preimage.config import Augmentation, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
@@ -100,6 +100,35 @@ def test_augmentation_keeps_shape_and_range_and_depends_on_the_stream_alone(sett
     assert torch.equal(images, before)
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(augment(images, Augmentation(shift=0), stream("a")), images)
+
+
+def test_cutmix_pastes_one_rectangle_of_another_image_into_some():
+    plain = torch.arange(1.0, 41)[:, None, None, None].expand(40, 2, 12, 16)
+    mixed = cutmix(plain, 0.5, stream("c"))
+    assert torch.equal(mixed[:20], plain[:20])
+    assert torch.equal(cutmix(plain, 0.0, stream("c")), plain)
+    sizes = set()
+    for own, image in zip(plain[20:], mixed[20:], strict=True):
+        foreign = image != own
+        assert torch.equal(foreign[0], foreign[1])
+        rows, columns = foreign[0].any(1).nonzero().flatten(), foreign[0].any(0).nonzero().flatten()
+        if len(rows) == 0:  # its partner was itself
+            continue
+        assert 3 <= len(rows) <= 9 and 4 <= len(columns) <= 12
+        inside = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert foreign[0].sum() == len(rows) * len(columns) and len(inside.unique()) == 1
+        sizes.add((len(rows), len(columns)))
+    assert len(sizes) > 5
+    assert torch.equal(mixed, cutmix(plain, 0.5, stream("c")))
+
+
+def test_mixup_averages_two_images():
+    plain = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4)
+    mixed = mixup(plain, stream("m"))
+    assert (mixed == mixed[:, :1, :1, :1]).all() and mixed.min() >= 0 and mixed.max() <= 9
+    values = mixed[:, 0, 0, 0]
+    assert len(values.unique()) > 5 and not torch.equal(values, values.round())
+    assert torch.equal(mixed, mixup(plain, stream("m")))
 
 
 def test_shift_moves_by_whole_pixels_and_lets_zeros_in():

@@ -74,6 +74,49 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return augment(images, Augmentation(shift=pixels), generator)
 
 
+def cutmix(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Paste a rectangle of another image of the batch into some of the images.
+
+    After CutMix (Yun et al. 2019, arXiv 1905.04899), but each side of the rectangle is drawn
+    between a quarter and three quarters of the image's. There are no labels to mix: ask whoever
+    knows the answer about the result.
+
+    Args:
+        images: (B, C, H, W).
+        share: how many of the batch, from its end, get one, in [0, 1].
+        generator: on the CPU.
+    """
+    batch, _, height, width = images.shape
+    other = images[torch.randperm(batch, generator=generator).to(images.device)]
+    draw = torch.rand(4, batch, generator=generator)
+    inside = _span(draw[0], draw[1], height)[:, :, None] & _span(draw[2], draw[3], width)[:, None]
+    inside &= (torch.arange(batch) >= round(batch * (1 - share)))[:, None, None]
+    return torch.where(inside[:, None].to(images.device), other, images)
+
+
+def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random average of every image and another one of the batch.
+
+    After mixup (Zhang et al. 2018, arXiv 1710.09412) with shares drawn evenly from [0, 1]; there
+    are no labels to mix, as in :func:`cutmix`.
+
+    Args:
+        images: (B, C, H, W).
+        generator: on the CPU.
+    """
+    other = images[torch.randperm(len(images), generator=generator).to(images.device)]
+    share = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+    return share * images + (1 - share) * other
+
+
+def _span(size: Tensor, place: Tensor, length: int) -> Tensor:
+    """(B, length) bool: a run of a quarter to three quarters of the length, anywhere."""
+    count = ((0.25 + 0.5 * size) * length).round().clamp(min=1)
+    start = (place * (length - count + 1)).floor()
+    at = torch.arange(length)
+    return (at >= start[:, None]) & (at < (start + count)[:, None])
+
+
 def _moved(images: Tensor, pixels: int, offset: Tensor) -> Tensor:
     batch, _, height, width = images.shape
     offset = offset.to(images.device)

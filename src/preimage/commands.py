@@ -106,6 +106,8 @@ class Measure:
     """Compare with real images, where there are some."""
     student: bool = True
     """Train a student on inversions alone, and test it on the real test split."""
+    student_steps: int = 1200
+    """Training steps of the student; its accuracy grows with them, and so does the time."""
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,15 @@ def check_invert(config: InvertConfig) -> None:
         )
 
 
-def check_samples(count: int) -> None:
-    """Refuse to judge fewer than one sample.
+def check_measure(samples: int, student_steps: int) -> None:
+    """Refuse to judge fewer than one sample, or to train a student for less than a step.
 
     Raises:
         PreimageError: for a count below 1.
     """
-    _check({"samples": count}, {"samples": (1, math.inf)})
+    least = (1, math.inf)
+    counts = {"samples": samples, "student_steps": student_steps}
+    _check(counts, dict.fromkeys(counts, least))
 
 
 def check_train(config: TrainConfig) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from preimage.augment import shift
+from preimage.augment import cutmix, mixup, shift
 from preimage.config import Precision, Runtime
 from preimage.drawing import (
     MOST_BYTES,
@@ -45,13 +45,17 @@ class StudentConfig:
     """Channels of the first stage; None takes the architecture's own."""
     images: int = 20_000
     """Inversions to learn from; fewer where they would take more than 1 GiB as bytes."""
-    steps: int = 600
+    steps: int = 1200
     batch: int = 128
     lr: float = 2e-3
     """Peak learning rate of AdamW's one-cycle schedule."""
     weight_decay: float = 0.05
     shift: int = 2
     """Largest random shift of a training image in pixels, both ways, zero-padded."""
+    cutmix: float = 0.5
+    """Share of the images of a batch that get a rectangle of another one."""
+    mixup: bool = True
+    """Average every image with another one of the batch."""
 
 
 def student_accuracy(
@@ -69,9 +73,10 @@ def student_accuracy(
 
     The loss is the cross-entropy with the target's softmax, which differs from KL(target ||
     student) by a constant. The target is asked again about every image exactly as the student
-    sees it, rounded to bytes and shifted (Beyer et al. 2022, "Knowledge distillation: A good
-    teacher is patient and consistent", section 3): keeping the first answer would teach the
-    student that a shift changes nothing, which is not the target's own knowledge.
+    sees it, rounded to bytes, shifted, patched and averaged (Beyer et al. 2022, "Knowledge
+    distillation: A good teacher is patient and consistent", section 3): keeping the first answer
+    would teach the student that a shift changes nothing, which is not the target's own knowledge.
+    Mixed images lie between the classes, where inversions of one class each say little.
 
     Args:
         draw: gives fresh samples; called in chunks under seeds that follow from `seed`.
@@ -152,6 +157,11 @@ def check_student(config: StudentConfig, target: object) -> None:
                 f"expected at least {least} for the student's {name}, found "
                 f"{getattr(config, name)}; raise it"
             )
+    if not 0 <= config.cutmix <= 1:
+        raise PreimageError(
+            f"expected a share from 0 to 1 for the student's cutmix, found {config.cutmix}; choose "
+            "one between them"
+        )
 
 
 def student_architecture(config: StudentConfig, target: object) -> str:
@@ -196,7 +206,7 @@ def _collect(
 def _batches(
     images: Tensor, config: StudentConfig, seed: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """``config.steps`` batches (B, C, H, W) in [0, 1]: shuffled passes over `images`, shifted."""
+    """``config.steps`` batches (B, C, H, W) in [0, 1]: shuffled passes, shifted and mixed."""
     random = stream(seed, "student", "batches")
     batch = min(config.batch, len(images))
     order = torch.empty(0, dtype=torch.int64)
@@ -205,7 +215,11 @@ def _batches(
             order = torch.cat([order, torch.randperm(len(images), generator=random)])
         index, order = order[:batch], order[batch:]
         floats = images[index].to(device).float() / 255
-        yield channels_last(shift(floats, config.shift, random) if config.shift else floats)
+        if config.shift:
+            floats = shift(floats, config.shift, random)
+        if config.cutmix:
+            floats = cutmix(floats, config.cutmix, random)
+        yield channels_last(mixup(floats, random) if config.mixup else floats)
 
 
 @torch.no_grad()

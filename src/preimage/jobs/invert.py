@@ -20,7 +20,7 @@ from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
 from preimage.inversion import Inversion
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.report import Reporter, Silent
-from preimage.limits import check_invert, check_samples
+from preimage.limits import check_invert, check_measure
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
@@ -54,7 +54,7 @@ def invert_job(
     """
     report = report or Silent()
     check_invert(command.config)
-    check_samples(command.measure.samples)
+    check_measure(command.measure.samples, command.measure.student_steps)
     classifier = classifier or load_classifier(command.model)
     if is_follower():
         invert(classifier, command.config, runtime=command.runtime)
@@ -145,6 +145,7 @@ def _measure(
     for movable in (inversion, classifier, judges.evaluator):
         if movable is not None:
             movable.to(device)
+    how = command.measure
     return evaluate(
         inversion.sample,
         classifier,
@@ -152,8 +153,8 @@ def _measure(
         evaluator=judges.evaluator,
         real=judges.real,
         seed=command.config.seed,
-        samples=command.measure.samples,
-        student=StudentConfig() if command.measure.student else None,
+        samples=how.samples,
+        student=StudentConfig(steps=how.student_steps) if how.student else None,
         on_progress=report.progress,
     )
 
