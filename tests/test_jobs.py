@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -208,9 +209,9 @@ def trained(tmp_path, capsys):
 
 def test_trained_classifier_is_inverted_and_every_figure_measured(trained, monkeypatch, capsys):
     data, mlp, cnn = trained
-    small = StudentConfig(images=60, steps=4, batch=20)
-    monkeypatch.setattr(preimage.jobs.invert, "StudentConfig", lambda: small)
-    few = [*tiny.FEW, "--steps", "20", "--json"]
+    small = partial(StudentConfig, images=60, batch=20)
+    monkeypatch.setattr(preimage.jobs.invert, "StudentConfig", small)
+    few = [*tiny.FEW, "--steps", "20", "--student-steps", "4", "--json"]
     status = main(["invert", mlp, *few, "--data", data, "--evaluator", cnn, "--out", "run"])
     captured = capsys.readouterr()
     assert status == 0, captured.err
