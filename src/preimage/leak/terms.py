@@ -78,30 +78,35 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 def stationarity(
     logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]
 ) -> Tensor:
-    """One less the cosine of the weights and a sum of margins' gradients, in [0, 2].
+    """One less the cosine of weights and a sum of margins' gradients, mean over layers, in [0, 2].
 
-    0 just where w = c sum_i l_i dm_i/dw for some c > 0: the stationarity of the KKT conditions of
-    margin maximisation, which gradient descent on a homogeneous network tends to (Haim et al. 2022,
-    "Reconstructing training data from trained neural networks", eq. 5; the multi-class form is
-    Buzaglo et al. 2023, "Deconstructing data reconstruction", eq. 6). The papers take the distance
-    of the two; its scale is the multipliers' own, and a distance can be made that of no images at
-    all by multipliers near 0.
+    0 just where w = c sum_i l_i dm_i/dw for some c > 0 in every layer: the stationarity of the KKT
+    conditions of margin maximisation, which gradient descent on a homogeneous network tends to
+    (Haim et al. 2022, "Reconstructing training data from trained neural networks", eq. 5; the
+    multi-class form is Buzaglo et al. 2023, "Deconstructing data reconstruction", eq. 6). The
+    papers take the distance of the two over all weights. Its scale is the multipliers' own, and a
+    distance can be made that of no images at all by multipliers near 0. Over all weights, layers
+    that training hardly moved from their large first weights hide what the others have learnt.
 
     Args:
         logits: (B, K), made with the graph of `parameters`.
         labels: (B,).
         multipliers: (B,), at least 0.
-        parameters: weights that require gradients.
+        parameters: weights that require gradients; those of one dimension (biases, scales) have
+            no say of their own unless there are no others.
     """
+    layers = [part for part in parameters if part.ndim > 1] or list(parameters)
     total = (multipliers * margins(logits, labels)).sum()
-    gradients = torch.autograd.grad(total, parameters, create_graph=True)
-    pairs = list(zip(parameters, gradients, strict=True))
-    along = torch.stack([(p.detach() * g).sum() for p, g in pairs]).sum()
-    norms = [
-        torch.stack([part.square().sum() for part in side]).sum()
-        for side in ([p.detach() for p in parameters], gradients)
-    ]
-    return 1 - along / (norms[0] * norms[1]).clamp_min(1e-24).sqrt()
+    gradients = torch.autograd.grad(total, layers, create_graph=True)
+    return 1 - torch.stack(
+        [_cosine(part.detach(), gradient) for part, gradient in zip(layers, gradients, strict=True)]
+    ).mean()
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Of two tensors of one shape; 0 where one of them is 0."""
+    norms = one.square().sum() * other.square().sum()
+    return (one * other).sum() / norms.clamp_min(1e-24).sqrt()
 
 
 @contextmanager
