@@ -220,30 +220,39 @@ def layers_table(records: list[Record]) -> str:
 
 
 def peers_table(records: list[Record], dataset: str) -> str:
-    """A row a method: figures of its first images, and its pace at both counts."""
+    """A row a method: figures of its first images, its pace at both counts; the best are bold."""
     fields = [*_COMPARED, "images_per_second"]
     mine = [with_shares(r) for r in records if r["dataset"] == dataset]
     groups = summarise(mine, ["method", "images"], fields)
     few = min((group["images"] for group in groups), default=0)
-    pace = {group["method"]: group for group in groups if group["images"] != few}
+    first = [group for group in groups if group["images"] == few]
+    later = {group["method"]: group for group in groups if group["images"] != few}
+    paces = [later.get(group["method"]) for group in first]
+    columns = [
+        *(_marked(first, field) for field in fields),
+        _marked(paces, "images_per_second"),
+    ]
     rows = [
-        [
-            group["method"],
-            *(deviated(group[field], group["n"], _scale(field)) for field in fields),
-            _pace(pace.get(group["method"])),
-            str(group["n"]),
-        ]
-        for group in groups
-        if group["images"] == few
+        [group["method"], *cells, str(group["n"])]
+        for group, *cells in zip(first, *columns, strict=True)
     ]
     header = ["method", *_COMPARED.values(), "images a second, 1,000", "100,000", "seeds"]
     return markdown(header, rows) if rows else ""
 
 
-def _pace(group: Record | None) -> str:
-    if group is None:
-        return "not measured"
-    return deviated(group["images_per_second"], group["n"], 1)
+def _marked(groups: Sequence[Record | None], field: str) -> list[str]:
+    """A field's cell of each group, the largest mean in bold where there are several."""
+    means = [group[field].mean for group in groups if group and group[field].mean is not None]
+    best = max(means) if len(means) > 1 else None
+    cells = []
+    for group in groups:
+        if group is None:
+            cells.append("not measured")
+            continue
+        cell = deviated(group[field], group["n"], _scale(field))
+        bold = best is not None and group[field].mean == best
+        cells.append(f"**{cell}**" if bold else cell)
+    return cells
 
 
 def _headings(groups: Sequence[Record]) -> list[str]:

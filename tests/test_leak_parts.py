@@ -74,6 +74,27 @@ def test_stationarity_is_zero_where_the_weights_are_a_sum_of_margins_gradients()
     assert stationarity(linear(others), labels, multipliers, weights).item() > 0.05
 
 
+def test_a_large_layer_does_not_hide_what_another_has_learnt():
+    images = uniform(4, 6)
+    labels, multipliers = torch.tensor([0, 1, 1, 0]), torch.ones(4).double()
+    net = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 2, bias=False)).double()
+    first, last = weights = list(net.parameters())
+
+    def value():
+        return stationarity(net(images), labels, multipliers, weights).item()
+
+    before = value()
+    total = (multipliers * margins(net(images), labels)).sum()
+    (gradient,) = torch.autograd.grad(total, [first])
+    scale = 1000 * last.detach().norm() / first.detach().norm()
+    with torch.no_grad():
+        last.mul_(scale)  # turns no gradient of the first layer
+    assert value() == pytest.approx(before)
+    with torch.no_grad():
+        first.copy_(gradient)
+    assert value() < before - 0.1
+
+
 def test_margins_are_to_the_largest_other_logit():
     logits = torch.tensor([[1.0, 5, 2], [0, -1, -3]])
     assert margins(logits, torch.tensor([1, 2])).tolist() == [3.0, -3.0]

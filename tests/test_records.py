@@ -225,6 +225,17 @@ def test_peers_table_has_the_pace_at_both_counts(tables):
     assert tables.peers_table(records, "gtsrb") == ""
 
 
+def test_the_best_peer_of_a_column_is_bold_whoever_it_is(tables):
+    record = {**inversion_record(seed=0, dataset="mnist"), "images": 1000}
+    records = [
+        {**record, "method": "fourier", "coverage": 0.1, "images_per_second": 5.0},
+        {**record, "method": "preimage-natural", "coverage": 0.3, "images_per_second": 4.0},
+    ]
+    fourier, ours = tables.peers_table(records, "mnist").splitlines()[2:]
+    assert "| **30.00** |" in ours and "| 4.00 |" in ours
+    assert "| 10.00 |" in fourier and "| **5.00** |" in fourier
+
+
 def test_layers_table_has_a_column_a_layer(tables):
     records = [
         {"dataset": "mnist", "source": "real images", "layer": i, "same_class": 0.1 * i}

@@ -98,9 +98,8 @@ def stationarity(
     layers = [part for part in parameters if part.ndim > 1] or list(parameters)
     total = (multipliers * margins(logits, labels)).sum()
     gradients = torch.autograd.grad(total, layers, create_graph=True)
-    return 1 - torch.stack(
-        [_cosine(part.detach(), gradient) for part, gradient in zip(layers, gradients, strict=True)]
-    ).mean()
+    pairs = zip(layers, gradients, strict=True)
+    return 1 - torch.stack([_cosine(part.detach(), gradient) for part, gradient in pairs]).mean()
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
