@@ -186,6 +186,26 @@ def test_the_threshold_lets_through_what_was_asked_for(shared):
         assert tpr - 1e-6 <= let_through <= tpr + 2 / len(known)
 
 
+def test_thresholds_come_from_unfamiliar_images_where_there_are_some(shared):
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    usual = dict(detector.fit(known, reference=known).thresholds)
+    strange = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    wide = detector.fit(known, reference=known, unfamiliar=strange).thresholds
+    assert all(wide[name] > usual[name] for name in ("garbage", "layers", "combined"))
+
+
+def test_held_out_images_are_changed_as_in_training_to_be_unfamiliar(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    training = replace(TRAINING, augmentation=Augmentation(shift=2))
+    hardened = harden(data, SMALL, training)
+    held, changed = hardened.validation, hardened.unfamiliar
+    assert torch.equal(held.labels, changed.labels)
+    assert not torch.equal(held.images, changed.images)
+    same = harden(data, SMALL, TRAINING)  # which changes nothing
+    assert torch.equal(same.validation.images, same.unfamiliar.images)
+
+
 def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):
     detector = Detector.load(shared / "hard")
     known = load(str(shared / "bands.npz"), "test")

@@ -76,7 +76,12 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         )
         detector = Detector(
             hardened.classifier, recipe=_recipe(command, training, data, hardened.classifier)
-        ).fit(hardened.validation, command.tpr, reference=hardened.reference)
+        ).fit(
+            hardened.validation,
+            command.tpr,
+            reference=hardened.reference,
+            unfamiliar=hardened.unfamiliar,
+        )
         folder.write(DETECTOR_FILE, detector.to_bytes())
         folder.write(POOL_FILE, pool_page(name, hardened.pool, hardened.epochs).encode())
         folder.finish(_record(name, training, hardened, detector, test))

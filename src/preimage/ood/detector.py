@@ -138,7 +138,13 @@ class Detector:
         """Names of the n classes, without garbage."""
         return self.classifier.class_names[:-1]
 
-    def fit(self, known: Images, tpr: float = 0.99, reference: Images | None = None) -> Detector:
+    def fit(
+        self,
+        known: Images,
+        tpr: float = 0.98,
+        reference: Images | None = None,
+        unfamiliar: Images | None = None,
+    ) -> Detector:
         """Learn from in-distribution images alone what is usual, and where it ends.
 
         Args:
@@ -147,6 +153,8 @@ class Detector:
             tpr: share of them that is to count as in-distribution, in (0, 1].
             reference: more images of the classes, trained on or not, to know the layers by; None
                 takes every other one of `known` for that.
+            unfamiliar: what the thresholds are chosen on instead of `known`, where those look
+                like images that were trained on: for example the same under random changes.
 
         Raises:
             PreimageError: for fewer than 4 images, or a share that is out of range.
@@ -167,6 +175,8 @@ class Detector:
             self._layers.fit(self._look_at(reference)[1], described)
         odds, layers = garbage_odds(logits), self._layers(described).mean(1)
         self._gauge = Gauge(float(odds.mean()), _deviation(odds), _deviation(layers))
+        if unfamiliar is not None:
+            logits, described = self._look_at(unfamiliar)
         evidence = self._evidence(logits, described)
         for name in score_names():
             self.thresholds[name] = float(threshold_at(find_score(name)(evidence), tpr))

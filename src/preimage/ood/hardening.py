@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
+from preimage.drawing import to_bytes
 from preimage.errors import DivergedError, PreimageError
 from preimage.ood.exclusion import Known
 from preimage.ood.guard import AccuracyGuard
@@ -74,7 +75,11 @@ class Hardened:
     """Of n + 1 classes; the last is garbage."""
     pool: GarbagePool
     validation: ImageSet
-    """Real images that were held out of the training; a threshold is chosen on them."""
+    """Real images that were held out of the training."""
+    unfamiliar: ImageSet
+    """The same under the training's random changes; a threshold is chosen on them. They stand for
+    images that are new: a start classifier was trained on the held-out ones, or on frames of the
+    same film, and takes them with more confidence than others."""
     reference: ImageSet
     """Some of those that it was trained on, to know the layers by."""
     epochs: tuple[HardenEpoch, ...]
@@ -120,7 +125,8 @@ def harden(
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
     reference = fit.subset(torch.arange(min(len(fit), _REFERENCE_IMAGES)))  # in random order
-    return Hardened(classifier, loop.pool, validation, reference, epochs)
+    unfamiliar = _changed(validation, training)
+    return Hardened(classifier, loop.pool, validation, unfamiliar, reference, epochs)
 
 
 def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -132,6 +138,12 @@ def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]
             f"expected at least 5 images, to hold some out, found {len(data)}; give more"
         )
     return data.subset(order[count:]), data.subset(order[:count])
+
+
+def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:
+    """The images as they might be met in training."""
+    random = stream(training.seed, "unfamiliar")
+    return replace(images, images=to_bytes(augment(images.floats(), training.augmentation, random)))
 
 
 def _with_garbage(
