@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -267,6 +268,18 @@ def test_sample_writes_a_folder_that_holds_the_archives_images(run, capsys):
 
 
 # ---- train and demo
+
+
+def test_the_command_on_a_card_trains_the_same_classifier(capsys):
+    data = tiny.write_npz(Path("few bands.npz"))
+    settings = ("--arch", "mlp", "--width", "8", "--epochs", "3", "--lr", "0.01", "--flip", "True")
+    few = ("--limit", "30", "--positive", "0", "2", "--first-scale", "0.1", "--dropout", "0.2")
+    given = ["train", data, *settings, *few, "--seed", "3"]
+    card = json.loads(call(capsys, *given, "--out", "one", "--json"))
+    _, *said = shlex.split(card["command"])
+    assert json.loads(call(capsys, *said, "--out", "other", "--json")) == card | {"folder": "other"}
+    weights = [Path(folder, "classifier.safetensors").read_bytes() for folder in ("one", "other")]
+    assert weights[0] == weights[1]
 
 
 def test_trained_classifier_has_its_card_and_is_inverted(capsys):

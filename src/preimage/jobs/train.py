@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import shlex
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from preimage.zoo.cards import Card, to_bytes
 
 IMAGES_FILE = "images.npz"
 """With --limit, the images that were trained on, as its train split, and as many others."""
+_ALWAYS = ("arch", "epochs", "seed")
+_ELSEWHERE = ("dataset", "runtime", "output", "portion", "fitting")
 
 
 def kept_images(model: str) -> str | None:
@@ -129,7 +132,6 @@ def _card(
     classifier: Classifier,
     test: ImageSet | None,
 ) -> Card:
-    width = f" --width {config.width}" if config.width else ""
     steps = config.epochs * batch_count(len(data), config.batch)
     return Card(
         dataset=data.name,
@@ -146,6 +148,18 @@ def _card(
         test_accuracy=None if test is None else accuracy_on(classifier, test),
         train_accuracy=accuracy_on(classifier, data),
         epsilon=privacy_spent(config.fitting, len(data), config.batch, steps),
-        command=f"preimage train {command.dataset} --arch {config.arch}{width} "
-        f"--epochs {config.epochs} --seed {config.seed}",
+        command=command_line(replace(command, epochs=config.epochs)),
     )
+
+
+def command_line(command: Train) -> str:
+    """What trains the same classifier again: all settings that matter and are not as usual."""
+    words = ["preimage", "train", command.dataset]
+    for part in (command, command.portion, command.fitting):
+        for setting in fields(part):
+            name, value = setting.name, getattr(part, setting.name)
+            if name in _ELSEWHERE or (name not in _ALWAYS and value == setting.default):
+                continue
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
