@@ -56,12 +56,14 @@ METHODS: dict[str, tuple[str, ...]] = {
     "preimage-direct": ("--steps", str(STEPS)),
     "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
+    "kkt-long": ("--steps", str(10 * STEPS), *KKT),
     **{
         f"without {name}": ("--steps", str(STEPS), f"--{name.replace('_', '-')}", "0")
         for name in SAYS
     },
 }
-"""By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022."""
+"""By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022, and kkt-long
+the same in ten times the steps."""
 DEFENCES: dict[str, tuple[str, ...]] = {
     "none": (),
     "dropout": ("--dropout", "0.5"),
@@ -118,7 +120,7 @@ def measure(**of: Any) -> list[Record]:
     """The record of one reconstruction, of a classifier that leaks as far as is known."""
     del of["leaky"]
     found = json.loads((reconstructed(**of) / "metrics.json").read_text())
-    extra = {"leaky": True, "trial": 0, "steps": STEPS, "images": IMAGES}
+    extra = {"leaky": True, "trial": 0, "steps": _steps(of["method"]), "images": IMAGES}
     return [{**of, **{name: found[name] for name in FIELDS}, **extra}]
 
 
@@ -147,7 +149,8 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
         "verdict": verdict.verdict,
         **{name: whole[name] for name in ("target_accuracy", "seconds", "hardware")},
     }
-    return [{**record, "leaky": leaky, "trial": trial, "steps": STEPS, "images": IMAGES}]
+    extra = {"leaky": leaky, "trial": trial, "steps": _steps(of["method"]), "images": IMAGES}
+    return [{**record, **extra}]
 
 
 def bundled(seed: int, dataset: str, method: str) -> list[Record]:
@@ -197,6 +200,11 @@ def _unseen(trial: int, dataset: str, n_train: int, classes: int, **of: Any) -> 
     ]
     count = min(map(len, kept))
     return [group.subset(rows[:count]) for group, rows in zip(groups, kept, strict=True)]
+
+
+def _steps(method: str) -> int:
+    how = METHODS[method]
+    return int(how[how.index("--steps") + 1])
 
 
 def _run(*arguments: str) -> None:
