@@ -62,8 +62,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         for name in SAYS
     },
 }
-"""By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022; kkt-long the
-same in ten times the steps."""
+"""By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022; kkt-long
+is the same in ten times the steps."""
 DEFENCES: dict[str, tuple[str, ...]] = {
     "none": (),
     "dropout": ("--dropout", "0.5"),

@@ -161,7 +161,7 @@ class OodTrain(Fit):
     many as make 600 steps."""
     start: Flat[Start] = field(default_factory=Start)
     harden: Flat[HardenConfig] = field(default_factory=HardenConfig)
-    tpr: float = 0.98
+    tpr: float = 0.99
     """Share of held-out images of the classes, under the training's random changes, that the
     threshold is to let through."""
 

@@ -141,7 +141,7 @@ class Detector:
     def fit(
         self,
         known: Images,
-        tpr: float = 0.98,
+        tpr: float = 0.99,
         reference: Images | None = None,
         unfamiliar: Images | None = None,
     ) -> Detector:

@@ -141,9 +141,16 @@ def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]
 
 
 def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:
-    """The images as they might be met in training."""
+    """The images as they might be met in training, but for the black that flows in.
+
+    A margin of repeated edges takes that: in a photograph a black border is far from usual.
+    """
     random = stream(training.seed, "unfamiliar")
-    return replace(images, images=to_bytes(augment(images.floats(), training.augmentation, random)))
+    height, width = images.spec.shape[1:]
+    top, left = height // 4, width // 4
+    wide = F.pad(images.floats(), (left, left, top, top), mode="replicate")
+    moved = augment(wide, training.augmentation, random)
+    return replace(images, images=to_bytes(moved[..., top : top + height, left : left + width]))
 
 
 def _with_garbage(
