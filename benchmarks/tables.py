@@ -18,6 +18,7 @@ from typing import Any
 import audit_tables
 import leak_tables
 import ood_tables
+import study_tables
 from ablation import VARIANTS
 from formats import TITLES, deviated, markdown, rank, title
 from preimage.config import PRESETS
@@ -203,22 +204,6 @@ _CHOICES: dict[str, Callable[[str], bool]] = {
 }
 
 
-def layers_table(records: list[Record]) -> str:
-    """A row a data set and source: the distance within a class at every layer."""
-    if not records:
-        return ""
-    depth = max(record["layer"] for record in records)
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for record in sorted(records, key=_by_dataset):
-        of_source = found.setdefault((_title(record), record["source"]), {})
-        of_source[record["layer"]] = record["same_class"]
-    rows = [
-        [*name, *(f"{at[layer]:.2f}" if layer in at else "" for layer in range(1, depth + 1))]
-        for name, at in found.items()
-    ]
-    return markdown(["data set", "images", *map(str, range(1, depth + 1))], rows)
-
-
 def peers_table(records: list[Record], dataset: str) -> str:
     """A row a method: figures of its first images, its pace at both counts; the best are bold."""
     fields = [*_COMPARED, "images_per_second"]
@@ -321,7 +306,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     "audit": ("audit", audit_tables.audit_table),
     "demo": ("demo", audit_tables.demo_table),
     **{name: ("reconstruct", table) for name, table in leak_tables.TABLES.items()},
-    "layers": ("layers", layers_table),
+    **{name: (name, table) for name, table in study_tables.TABLES.items()},
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
     **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},
     "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),

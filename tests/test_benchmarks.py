@@ -27,8 +27,10 @@ import audit_tables
 import leak_tables
 import ood_tables
 import reconstruct
+import study_tables
 from ablation import VARIANTS
 from common import record_missing
+from coverage import SOURCES, with_moments
 from ood import VARIANTS as OOD_VARIANTS
 from peer_methods import METHODS, optimise
 from peers import Pool
@@ -171,6 +173,43 @@ def test_ood_tables_average_sets_before_seeds():
     assert all(
         table([]) == "" for table in (*ood_tables.WHOLE.values(), *ood_tables.PARTS.values())
     )
+
+
+# ---- what the study looks into
+
+
+def test_layers_table_has_a_column_a_layer():
+    records = [
+        {"dataset": "mnist", "source": "real images", "layer": i, "same_class": 0.1 * i}
+        for i in (1, 2)
+    ] + [{"dataset": "cifar10", "source": "paper", "layer": 3, "same_class": 0.75}]
+    table = study_tables.layers_table(records).splitlines()
+    assert table[0] == "| data set | images | 1 | 2 | 3 |"
+    assert table[2:] == [
+        "| MNIST | real images | 0.10 | 0.20 |  |",
+        "| CIFAR-10 | paper |  |  | 0.75 |",
+    ]
+
+
+def test_coverage_table_has_a_row_for_what_is_compared_and_two_columns_a_data_set():
+    records = [
+        {"dataset": name, "images": SOURCES[1], "seed": seed, "precision": 0.5, "coverage": value}
+        for name, seed, value in (("gtsrb", 0, 0.1), ("mnist", 0, 0.2), ("mnist", 1, 0.4))
+    ]
+    header, _, *rows = study_tables.coverage_table(records).splitlines()
+    assert header.startswith("| images | MNIST, precision, % | MNIST, coverage, % | GTSRB, prec")
+    assert len(rows) == len(SOURCES)
+    assert rows[1] == "| inversions | 50.0 ± 0.0 | 30.0 ± 14.1 | 50.0 | 10.0 |"
+    assert study_tables.coverage_table([]) == ""
+
+
+def test_features_are_carried_to_the_moments_of_others():
+    random = stream("moments")
+    mixing = torch.randn(3, 3, generator=random)
+    real = torch.randn(500, 3, generator=random) @ mixing + 4
+    carried = with_moments(torch.rand(400, 3, generator=random) * 9, real)
+    torch.testing.assert_close(carried.mean(0), real.mean(0))
+    torch.testing.assert_close(carried.T.cov(), real.T.cov(), rtol=0.02, atol=0.02)
 
 
 # ---- reconstruction and audits

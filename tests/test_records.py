@@ -236,19 +236,6 @@ def test_the_best_peer_of_a_column_is_bold_whoever_it_is(tables):
     assert "| 10.00 |" in fourier and "| **5.00** |" in fourier
 
 
-def test_layers_table_has_a_column_a_layer(tables):
-    records = [
-        {"dataset": "mnist", "source": "real images", "layer": i, "same_class": 0.1 * i}
-        for i in (1, 2)
-    ] + [{"dataset": "cifar10", "source": "paper", "layer": 3, "same_class": 0.75}]
-    table = tables.layers_table(records).splitlines()
-    assert table[0] == "| data set | images | 1 | 2 | 3 |"
-    assert table[2:] == [
-        "| MNIST | real images | 0.10 | 0.20 |  |",
-        "| CIFAR-10 | paper |  |  | 0.75 |",
-    ]
-
-
 def test_the_study_page_names_tables_that_exist(tables):
     text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     names = [match[2] for match in tables._BLOCK.finditer(text)]

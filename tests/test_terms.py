@@ -11,7 +11,7 @@ from torch import nn
 from preimage.classifier import Classifier
 from preimage.diversity import vendi as vendi_score
 from preimage.runtime import stream
-from preimage.terms import prior, repulsion
+from preimage.terms import paper, prior, repulsion, sureness
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 from tiny import draw_sample, standard
@@ -135,3 +135,40 @@ def test_the_vendi_term_bounds_the_vendi_score():
     assert float(repulsion.vendi(of_one_class(copies))) == pytest.approx(0, abs=1e-5)
     mixed = torch.rand(20, 1, 8, 8, generator=random) ** 3
     assert -float(repulsion.vendi(of_one_class(mixed))) < math.log(vendi_score(mixed.flatten(1)))
+
+
+# --- sureness --------------------------------------------------------------------------------
+
+
+def asked_with(ratio, logits):
+    """A sample whose targets' two largest entries differ by `ratio` nats."""
+    target = torch.tensor([[ratio, 0.0, -1.0, -1.0]]).softmax(1).expand(len(logits), -1)
+    sample = draw_sample(len(logits))
+    condition = sample.condition._replace(
+        target=target, label=torch.zeros(len(logits), dtype=torch.int64)
+    )
+    prediction = sample.prediction._replace(logits=logits)
+    return sample._replace(condition=condition, prediction=prediction)
+
+
+def test_sureness_is_the_cross_entropy_where_little_is_asked():
+    logits = torch.randn(6, 4, generator=stream("s")).double()
+    sample = asked_with(1.0, logits)
+    assert float(sureness.sureness(sample)) == pytest.approx(float(paper.cross_entropy(sample)))
+
+
+def test_sureness_asks_for_a_margin_in_proportion_to_the_target():
+    """A temperature of 2 asks twice as much of a margin twice as large."""
+    logits = torch.randn(6, 4, generator=stream("s")).double()
+    little = float(sureness.sureness(asked_with(2 / 2 / sureness.PER_NAT, logits)))
+    much = float(sureness.sureness(asked_with(2 / sureness.PER_NAT, 2 * logits)))
+    assert much == pytest.approx(2 * little)
+
+
+def test_sureness_goes_on_where_cross_entropy_is_content():
+    def gradient(ratio):
+        logits = torch.tensor([[9.0, 0.0, 0.0, 0.0]], requires_grad=True)
+        return torch.autograd.grad(sureness.sureness(asked_with(ratio, logits)), logits)[0][0, 0]
+
+    assert gradient(20.0) < 20 * gradient(0.0) < 0
+    assert gradient(20.0) == gradient(200.0)  # the most that is asked, so of a one-hot target

@@ -1,0 +1,59 @@
+"""The tables of docs/study.md about features: of the classifier's layers, and of coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coverage import SOURCES
+from formats import deviated, markdown, rank, title
+from preimage.records import Record, summarise
+
+
+def layers_table(records: list[Record]) -> str:
+    """A row a data set and source: the distance within a class at every layer."""
+    if not records:
+        return ""
+    depth = max(record["layer"] for record in records)
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for record in sorted(records, key=_by_dataset):
+        of_source = found.setdefault((_title(record), record["source"]), {})
+        of_source[record["layer"]] = record["same_class"]
+    rows = [
+        [*name, *(f"{at[layer]:.2f}" if layer in at else "" for layer in range(1, depth + 1))]
+        for name, at in found.items()
+    ]
+    return markdown(["data set", "images", *map(str, range(1, depth + 1))], rows)
+
+
+def coverage_table(records: list[Record]) -> str:
+    """A row for what is compared, two columns a data set: precision and coverage."""
+    groups = summarise(sorted(records, key=_by_dataset), ["dataset", "images"], _SHARES)
+    at = {(_title(group), group["images"]): group for group in groups}
+    titles = list(dict.fromkeys(name for name, _ in at))
+    rows = []
+    for images in SOURCES:
+        cells = [images]
+        for name in titles:
+            group = at.get((name, images))
+            cells += [deviated(group[f], group["n"], 100, 1) if group else "" for f in _SHARES]
+        rows.append(cells)
+    columns = [f"{name}, {share}, %" for name in titles for share in _SHARES]
+    return markdown(["images", *columns], rows) if records else ""
+
+
+_SHARES = ["precision", "coverage"]
+
+
+def _title(record: Record) -> str:
+    return title(str(record["dataset"]))
+
+
+def _by_dataset(record: Record) -> int:
+    return rank(str(record["dataset"]))
+
+
+TABLES: dict[str, Callable[[list[Record]], str]] = {
+    "layers": layers_table,
+    "coverage": coverage_table,
+}
+"""By the name of the block and of the file of results."""
