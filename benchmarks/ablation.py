@@ -38,7 +38,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **{
         f"natural without {name}": (*SHORT, *without(name))
         for name in (term.partition("=")[0] for term in PRESETS["natural"].terms)
+        if name != "sureness"  # nothing else asks for the class
     },
+    "natural without sureness": (*SHORT, *without("sureness"), "--beta", "5"),
     "natural without views": (*SHORT, "--shift", "0"),
     "natural without stretch": (*SHORT, "--stretch", "0"),
     "natural, one member": (*SHORT, "--members", "1"),

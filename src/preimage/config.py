@@ -163,7 +163,7 @@ class InvertConfig:
     """Random changes that an image must bear: the classifier sees it changed in each step."""
     terms: tuple[str, ...] = ()
     """Further loss terms as NAME=WEIGHT; NAME is batch-norm, smoothness,
-    separation, composition, vendi or
+    separation, composition, sureness, vendi or
     package.module:function."""
     steps: int = 800
     """Training steps at most, over all members together."""
@@ -187,11 +187,11 @@ _NATURAL = InvertConfig(
     generator=GeneratorConfig(dropout=0.1, stretch=0.1),
     members=3,
     alpha=0.0,
-    beta=5.0,
+    beta=0.0,
     gamma=0.0,
     delta=0.0,
-    view=Augmentation(shift=2),
-    terms=("batch-norm=150", "separation=3", "composition=1"),
+    view=Augmentation(shift=1),
+    terms=("batch-norm=150", "separation=8", "composition=2", "sureness=5"),
     steps=1200,
     batch=256,
     lr=4e-3,
