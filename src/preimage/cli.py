@@ -17,6 +17,7 @@ import tyro
 from preimage import commands
 from preimage.config import ModelConfig
 from preimage.errors import PreimageError
+from preimage.memory import keep_freed_memory
 from preimage.terminal import Terminal
 
 _DEMO_BUDGET = "2m"
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the program."""
+    keep_freed_memory()
     try:
         status = main()
         sys.stdout.flush()
