@@ -146,7 +146,8 @@ class InvertConfig:
     spread: float = 4.0
     """Standard deviation behind a conditioning vector; larger is nearer to one-hot."""
     margin: float = 2.0
-    """Least log-ratio of a conditioning vector's largest entry to the next; the paper's is 0."""
+    """Least log-ratio of a conditioning vector's largest entry to the next; the paper's is 0. The
+    term sureness asks the classifier for a margin in proportion to the ratio."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     members: int = 1
     """Generators to keep. Each goes on from the one before with a fresh first layer, and a sample
