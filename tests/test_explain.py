@@ -42,7 +42,9 @@ def linear(channels=1, classes=3):
 def inverted(request):
     classifier = linear(request.param)
     small = replace(PRESETS["natural"].generator, width=4, latent=8)
-    config = replace(PRESETS["natural"], generator=small, steps=150, members=2, batch=32, terms=())
+    config = replace(
+        PRESETS["natural"], generator=small, steps=150, members=2, batch=32, terms=("sureness=5",)
+    )
     return classifier, invert(classifier, config)
 
 

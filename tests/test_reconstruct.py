@@ -86,15 +86,18 @@ def test_images_move_towards_stationarity():
             parameter.mul_(0.1)
     images, labels = (torch.from_numpy(part) for part in tiny.bands(6))
     images = images[:, None].float() / 255
-    optimizer = torch.optim.SGD(network.parameters(), 0.2, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(600):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
     seen = []
     target = Classifier(network.eval(), SPEC)
-    reconstruct(target, replace(QUICK, steps=300), on_step=lambda p: seen.append(p.values))
-    assert seen[-1]["stationarity"] < 0.8 * seen[0]["stationarity"]
+    config = replace(QUICK, steps=300, lr=0.01)
+    reconstruct(target, config, on_step=lambda p: seen.append(p.values["stationarity"]))
+    # it jumps when another class becomes an image's rival: where it mostly is counts
+    first, *later = seen
+    assert sum(later) / len(later) < 0.8 * first and min(later) < 0.5 * first
 
 
 def test_a_broken_search_ends_as_an_unbroken_one():
