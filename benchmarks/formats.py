@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from preimage.records import Figure
+from preimage.records import Figure, Record
 
 TITLES = {
     "mnist": "MNIST",
@@ -24,6 +24,16 @@ def title(dataset: str) -> str:
 def rank(dataset: str) -> int:
     """Where a data set stands: in the order of the titles, what has none last."""
     return [*TITLES, dataset].index(dataset)
+
+
+def title_of(record: Record) -> str:
+    """The title of a record's data set."""
+    return title(str(record["dataset"]))
+
+
+def by_dataset(record: Record) -> int:
+    """Sorts records by where their data sets stand."""
+    return rank(str(record["dataset"]))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

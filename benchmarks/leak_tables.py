@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from formats import deviated, markdown, rank, title
+from formats import by_dataset, deviated, markdown, title_of
 from preimage.records import Record, summarise
 
 _CELL = ("dataset", "arch", "n_train", "classes", "method")
@@ -48,10 +48,10 @@ def calibration_table(records: list[Record]) -> str:
 
 def bundled_table(records: list[Record]) -> str:
     """A row a bundled classifier, which has seen its whole training set."""
-    mine = sorted((r for r in records if r["method"] == "bundled"), key=_by_dataset)
+    mine = sorted((r for r in records if r["method"] == "bundled"), key=by_dataset)
     rows = [
         [
-            title(str(r["dataset"])),
+            title_of(r),
             str(r["verdict"]),
             f"{r['p_value']:.3f}",
             f"{r['ssim_train']:.3f}",
@@ -86,11 +86,11 @@ def defence_table(records: list[Record]) -> str:
 
 def _groups(records: list[Record], keys: tuple[str, ...]) -> list[dict[str, Any]]:
     groups = summarise(records, list(keys), list(_FIGURES))
-    return sorted(groups, key=lambda g: (_by_dataset(g), g["arch"], g["n_train"], g["classes"]))
+    return sorted(groups, key=lambda g: (by_dataset(g), g["arch"], g["n_train"], g["classes"]))
 
 
 def _name(group: Record) -> list[str]:
-    where = f"{title(str(group['dataset']))}, {str(group['arch']).upper()}"
+    where = f"{title_of(group)}, {str(group['arch']).upper()}"
     return [f"{where}, {group['n_train']} images of {group['classes']} classes", group["method"]]
 
 
@@ -103,10 +103,6 @@ def _verdicts(records: list[Record], group: Record, *more: str) -> str:
 
 def _of(record: Record, keys: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(record[key] for key in keys)
-
-
-def _by_dataset(record: Record) -> int:
-    return rank(str(record["dataset"]))
 
 
 TABLES: dict[str, Callable[[list[Record]], str]] = {

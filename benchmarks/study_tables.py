@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coverage import SOURCES
-from formats import deviated, markdown, rank, title
+from formats import by_dataset, deviated, markdown, title_of
 from preimage.records import Record, summarise
 
 
@@ -15,8 +15,8 @@ def layers_table(records: list[Record]) -> str:
         return ""
     depth = max(record["layer"] for record in records)
     found: dict[tuple[str, str], dict[int, float]] = {}
-    for record in sorted(records, key=_by_dataset):
-        of_source = found.setdefault((_title(record), record["source"]), {})
+    for record in sorted(records, key=by_dataset):
+        of_source = found.setdefault((title_of(record), record["source"]), {})
         of_source[record["layer"]] = record["same_class"]
     rows = [
         [*name, *(f"{at[layer]:.2f}" if layer in at else "" for layer in range(1, depth + 1))]
@@ -27,8 +27,8 @@ def layers_table(records: list[Record]) -> str:
 
 def coverage_table(records: list[Record]) -> str:
     """A row for what is compared, two columns a data set: precision and coverage."""
-    groups = summarise(sorted(records, key=_by_dataset), ["dataset", "images"], _SHARES)
-    at = {(_title(group), group["images"]): group for group in groups}
+    groups = summarise(sorted(records, key=by_dataset), ["dataset", "images"], _SHARES)
+    at = {(title_of(group), group["images"]): group for group in groups}
     titles = list(dict.fromkeys(name for name, _ in at))
     rows = []
     for images in SOURCES:
@@ -42,14 +42,6 @@ def coverage_table(records: list[Record]) -> str:
 
 
 _SHARES = ["precision", "coverage"]
-
-
-def _title(record: Record) -> str:
-    return title(str(record["dataset"]))
-
-
-def _by_dataset(record: Record) -> int:
-    return rank(str(record["dataset"]))
 
 
 TABLES: dict[str, Callable[[list[Record]], str]] = {

@@ -20,7 +20,7 @@ import leak_tables
 import ood_tables
 import study_tables
 from ablation import VARIANTS
-from formats import TITLES, deviated, markdown, rank, title
+from formats import TITLES, by_dataset, deviated, markdown, rank, title_of
 from preimage.config import PRESETS
 from preimage.files import write_atomic
 from preimage.records import Figure, Record, read_records, summarise
@@ -93,7 +93,7 @@ def inversion_table(records: list[Record]) -> str:
     """A column a data set: mean and deviation over the seeds."""
     # other settings are another experiment: never averaged with these
     groups = summarise(map(with_shares, records), ["dataset", *_SETTINGS], _ORDER)
-    groups.sort(key=_by_dataset)
+    groups.sort(key=by_dataset)
     rows = []
     for field in _ORDER:
         cells = [deviated(group[field], group["n"], _scale(field)) for group in groups]
@@ -119,12 +119,12 @@ def goals_table(records: list[Record]) -> str:
         (with_shares(r) for r in records if r["preset"] == "natural"), ["dataset"], list(_GOALS)
     )
     order = list(TITLES)
-    groups = sorted((g for g in groups if g["dataset"] in order[:4]), key=_by_dataset)
+    groups = sorted((g for g in groups if g["dataset"] in order[:4]), key=by_dataset)
     rows = []
     for field, goals in _GOALS.items():
-        cells = [_reached(group[field], goals[_by_dataset(group)], field) for group in groups]
+        cells = [_reached(group[field], goals[by_dataset(group)], field) for group in groups]
         rows.append([_COMPARED[field], *cells])
-    return markdown(["", *map(_title, groups)], rows) if groups else ""
+    return markdown(["", *map(title_of, groups)], rows) if groups else ""
 
 
 def _reached(figure: Figure, goal: float, field: str) -> str:
@@ -244,25 +244,17 @@ def _headings(groups: Sequence[Record]) -> list[str]:
     """The data sets' titles, with those settings that differ between the columns."""
     differing = [name for name in _SETTINGS if len({group[name] for group in groups}) > 1]
     return [
-        "<br>".join([_title(group), *(f"{name} {group[name]}" for name in differing)])
+        "<br>".join([title_of(group), *(f"{name} {group[name]}" for name in differing)])
         for group in groups
     ]
 
 
-def _title(record: Record) -> str:
-    return title(str(record["dataset"]))
-
-
-def _by_dataset(record: Record) -> int:
-    return rank(str(record["dataset"]))
-
-
 def zoo_table(records: list[Record]) -> str:
     """A row a classifier."""
-    order = sorted(records, key=lambda r: (_by_dataset(r), r["role"] != "target"))
+    order = sorted(records, key=lambda r: (by_dataset(r), r["role"] != "target"))
     rows = [
         [
-            _title(r),
+            title_of(r),
             r["role"],
             r["arch"],
             f"{r['test_accuracy'] * 100:.2f}",
@@ -277,13 +269,13 @@ def speed_table(records: list[Record]) -> str:
     """A row a data set and device."""
     rows = [
         [
-            _title(r),
+            title_of(r),
             r["device"],
             f"{r['step_ms']:.0f}",
             f"{r['unavoidable_ms']:.0f}",
             f"{r['ratio']:.2f}",
         ]
-        for r in sorted(records, key=lambda r: (_by_dataset(r), r["device"]))
+        for r in sorted(records, key=lambda r: (by_dataset(r), r["device"]))
     ]
     return markdown(["data set", "device", "step, ms", "unavoidable, ms", "ratio"], rows)
 
