@@ -14,7 +14,7 @@ from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.inversion import predict
-from preimage.jobs.ood_eval import unknown_sets
+from preimage.jobs.ood_sets import unknown_sets
 from preimage.jobs.ood_train import few_epochs, ood_train_job
 from preimage.ood.baselines import Fitted, fit_baseline
 from preimage.ood.detector import DETECTOR_FILE, Detector, threshold_at

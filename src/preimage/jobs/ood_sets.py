@@ -1,0 +1,81 @@
+"""The sets of images that `preimage ood eval` and the audit compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from preimage.data import ImageSet, load
+from preimage.errors import PreimageError
+from preimage.ood.evaluation import Unknown
+from preimage.ood.synthetic import make_synthetic, synthetic_names
+from preimage.runtime import stream
+from preimage.types import ImageSpec
+
+
+def known_set(source: str, spec: ImageSpec, classes: int, *, most: int, seed: int) -> ImageSet:
+    """Test images of the classes, in the classifier's shape.
+
+    Args:
+        source: a data set.
+        spec: the classifier's shape.
+        classes: how many the classifier has.
+        most: images at most.
+        seed: of the choice of images.
+
+    Raises:
+        PreimageError: for a source that cannot be read, or has another number of classes.
+    """
+    known = load(source, "test", spec=spec)
+    if known.classes != classes:
+        raise PreimageError(
+            f"expected known images of {classes} classes, as the classifier has, found "
+            f"{known.classes} in '{source}'; give the data that it was trained for with --id"
+        )
+    return _some(known, most, seed)
+
+
+def unknown_sets(
+    sources: Sequence[str],
+    known: ImageSet,
+    spec: ImageSpec,
+    *,
+    synthetic: bool,
+    most: int,
+    seed: int,
+) -> list[Unknown]:
+    """Sets of images that are none of the classes, in the classifier's shape.
+
+    Args:
+        sources: data sets, folders of images or parquet files.
+        known: in-distribution images, which synthetic sets take after.
+        spec: the classifier's shape.
+        synthetic: add the sets made by code.
+        most: images of each set at most.
+        seed: of the synthetic sets and of every choice of images.
+
+    Raises:
+        PreimageError: for a source that cannot be read.
+    """
+    found = []
+    for source in sources:
+        images = _some(_native(source, spec), most, seed)
+        found.append(Unknown(images.name, images.convert(spec), images.spec, real=True))
+    for name in synthetic_names() if synthetic else ():
+        images = make_synthetic(name, known, seed)
+        found.append(Unknown(images.name, images, spec, real=False))
+    return found
+
+
+def _native(source: str, spec: ImageSpec) -> ImageSet:
+    """In the size that the images were stored in; where they have several, in the classifier's."""
+    try:
+        return load(source, "test", labelled=False)
+    except PreimageError:
+        return load(source, "test", spec=spec, labelled=False)
+
+
+def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
+    random = stream(seed, "ood eval", images.name)
+    return images.subset(torch.randperm(len(images), generator=random)[:most])

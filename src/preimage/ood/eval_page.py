@@ -1,0 +1,141 @@
+"""What an evaluation of detectors found, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from preimage.classifier import Classifier
+from preimage.inversion import predict
+from preimage.ood.evaluation import OURS, Method, Unknown
+from preimage.ood.shortcuts import Shortcut
+from preimage.pages import STRIP, Histogram, Strip, Table, method_table, page, strip
+from preimage.panels import histograms, strips, table
+
+_MOST_STRIPS = 12
+_KEY = (
+    "known",
+    "unknown",
+    "images by score; further right is more out-of-distribution. The dashed line is the "
+    "threshold, chosen from known images alone.",
+)
+_FAIRNESS = (
+    "All images were brought to the classifier's shape by one function, the same for every "
+    "method. Where unknown images had to be enlarged, known ones were reduced to their size "
+    "and enlarged as well.",
+    "Thresholds come from known images alone: a detector's from images held out of its "
+    "training, a baseline's from the known test images, which favours it.",
+)
+
+
+class View(NamedTuple):
+    """What the page shows of one set of unknown images."""
+
+    scores: Histogram
+    mistakes: Strip
+    shortcuts: Sequence[Shortcut]
+
+
+def mistakes(
+    unknown: Unknown,
+    scores: Tensor,
+    threshold: float | None,
+    classifier: Classifier,
+    classes: int,
+) -> Strip:
+    """The unknown images that look most known, and what they are taken for.
+
+    Args:
+        unknown: the set, of N images.
+        scores: (N,), larger for what is more unknown.
+        threshold: where images begin to count as unknown; None where there is no such place.
+        classifier: what takes them for one of its classes.
+        classes: how many of its logits, from the first, are known classes.
+    """
+    lowest = scores.sort()
+    rows = lowest.indices[:STRIP]
+    images = unknown.images.floats(rows)
+    labels = predict(classifier, images).logits[:, :classes].argmax(1).tolist()
+    captions = [
+        f"taken for {classifier.class_names[label]}, score {score:.3g}"
+        for label, score in zip(labels, lowest.values[:STRIP].tolist(), strict=True)
+    ]
+    text = ""
+    if threshold is not None:
+        text = f"{float((scores <= threshold).double().mean()):.1%} are taken for known"
+    return strip(unknown.name, text, images, captions)
+
+
+def evaluation_page(
+    model: str, result: dict[str, Any], main: Method, views: Mapping[str, View]
+) -> str:
+    """Figures, orders, distributions and mistakes.
+
+    Args:
+        model: name of what was measured.
+        result: `records`, what they share, and which baselines are `left_out` and why.
+        main: the method that pictures and facts are of.
+        views: by the name of the unknown set.
+    """
+    shown = list(views.values())[:_MOST_STRIPS]
+    surest = strips(
+        "The most confident mistakes",
+        "Of each set, the images that look most known.",
+        [view.mistakes for view in shown],
+    )
+    plots = [view.scores for view in views.values()]
+    return page(
+        f"Does '{model}' know what it doesn't know?",
+        f"Known are the test images of {result['id']}; everything else should get larger scores.",
+        facts=_facts(result, main),
+        panels=[table(_orders(result["records"])), histograms("Scores", _KEY, plots), surest],
+        notes=_notes(views, result["left_out"], len(views) - len(shown)),
+    )
+
+
+def _orders(records: Sequence[Mapping[str, Any]]) -> Table:
+    values: dict[str, dict[str, float]] = {}
+    for record in records:
+        name = record["method"] if record["method"] != OURS else f"{OURS} {record['score']}"
+        values.setdefault(record["ood"], {})[name] = record["auroc"]
+    return method_table(
+        "AUROC",
+        "Share of pairs of a known and an unknown image in the right order; 1 is perfect, 0.5 is "
+        "chance.",
+        values,
+    )
+
+
+def _facts(result: Mapping[str, Any], main: Method) -> dict[str, str]:
+    own = [r for r in result["records"] if (r["method"], r["score"]) == main]
+    real = [r for r in own if r["real"]] or own
+
+    def mean(field: str) -> float:
+        return sum(record[field] for record in real) / len(real)
+
+    kind = "real" if real[0]["real"] else "synthetic"
+    facts = {
+        f"Mean AUROC, {kind} sets": f"{mean('auroc'):.3f}",
+        f"Mean FPR95, {kind} sets": f"{mean('fpr95'):.1%}",
+        "Unknown images beyond the threshold": f"{mean('garbage_share'):.1%}",
+        "Known images beyond it": f"{mean('id_garbage_share'):.1%}",
+    }
+    for field, name in (("id_accuracy", "Accuracy"), ("id_accuracy_plain", "plain classifier's")):
+        if result[field] is not None:
+            facts[name] = f"{result[field]:.2%}"
+    return facts
+
+
+def _notes(views: Mapping[str, View], left_out: Mapping[str, str], unseen: int) -> list[str]:
+    notes = [
+        f"{name}: {shortcut.statistic} alone tells it from the known images with an AUROC of "
+        f"{shortcut.auroc:.3f}, so a good figure there says little about content."
+        for name, view in views.items()
+        for shortcut in view.shortcuts
+    ]
+    notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    if unseen:
+        notes.append(f"Mistakes of {unseen} more sets are not shown.")
+    return [*_FAIRNESS, *notes]
