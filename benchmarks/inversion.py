@@ -16,7 +16,7 @@ from preimage.config import PRESETS
 from preimage.records import Record
 
 FILE = RESULTS / "inversion.json"
-STUDENT_STEPS = 2400
+STUDENT_STEPS = 1200
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
-from preimage.student import StudentConfig, student_accuracy, student_architecture
+from preimage.student import StudentConfig, logit_distance, student_accuracy, student_architecture
 from preimage.types import Condition, Prediction, Sample
 
 K = 10
@@ -133,6 +133,13 @@ def test_the_target_is_asked_about_what_the_student_sees():
     levels = torch.cat(asked) * 255
     assert torch.allclose(levels, levels.round(), atol=1e-3)  # rounded to bytes
     assert any((batch[:, :, 0] == 0).all(dim=(1, 2)).any() for batch in asked)  # and shifted
+
+
+def test_logits_are_apart_by_what_answers_hang_on():
+    wanted = torch.tensor([[2.0, 0.0, -2.0], [1.0, 1.0, 4.0]])
+    assert logit_distance(wanted + torch.tensor([[7.0], [-3.0]]), wanted) == pytest.approx(0)
+    lower = wanted - torch.tensor([0.0, 0.0, 3.0])  # less the mean: 1, 1, -2
+    assert logit_distance(lower, wanted) == pytest.approx(2.0)
 
 
 def test_student_sees_the_classes_in_equal_number_and_fresh_seeds():

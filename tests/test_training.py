@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from preimage.augment import augment, cutmix, mixup, shift
+from preimage.augment import augment, cutmix, mixup
 from preimage.config import Augmentation, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
@@ -134,7 +134,7 @@ def test_mixup_averages_two_images():
 def test_shift_moves_by_whole_pixels_and_lets_zeros_in():
     images = torch.zeros(200, 2, 7, 7)
     images[:, :, 3, 3] = torch.tensor([0.25, 1.0])
-    moved = shift(images, 2, stream("s"))
+    moved = augment(images, Augmentation(shift=2), stream("s"))
     assert torch.equal(moved.flatten(2).sum(2), images.flatten(2).sum(2))
     places = moved[:, 0].flatten(1).argmax(1)
     assert len(places.unique()) == 25

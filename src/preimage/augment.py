@@ -69,11 +69,6 @@ def apply_changes(images: Tensor, settings: Augmentation, changes: Changes) -> T
     return images
 
 
-def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Move each image by up to `pixels` whole pixels in both directions, zeros flowing in."""
-    return augment(images, Augmentation(shift=pixels), generator)
-
-
 def cutmix(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Paste a rectangle of another image of the batch into some of the images.
 

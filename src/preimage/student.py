@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from preimage.augment import cutmix, mixup, shift
-from preimage.config import Precision, Runtime
+from preimage.augment import augment, cutmix, mixup
+from preimage.config import Augmentation, Precision, Runtime
 from preimage.drawing import (
     MOST_BYTES,
     Ask,
@@ -47,11 +46,12 @@ class StudentConfig:
     """Inversions to learn from; fewer where they would take more than 1 GiB as bytes."""
     steps: int = 1200
     batch: int = 128
-    lr: float = 2e-3
+    lr: float = 8e-3
     """Peak learning rate of AdamW's one-cycle schedule."""
     weight_decay: float = 0.05
-    shift: int = 2
-    """Largest random shift of a training image in pixels, both ways, zero-padded."""
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(flip=True, shift=2))
+    """Of every image, before it is mixed. The target is asked about what comes of it, so it need
+    not keep the class."""
     cutmix: float = 0.5
     """Share of the images of a batch that get a rectangle of another one."""
     mixup: bool = True
@@ -71,11 +71,13 @@ def student_accuracy(
 ) -> float:
     """Train a fresh small network on inversions only and test it on real images.
 
-    The loss is the cross-entropy with the target's softmax, which differs from KL(target ||
-    student) by a constant. The target is asked again about every image exactly as the student
-    sees it, rounded to bytes, shifted, patched and averaged (Beyer et al. 2022, "Knowledge
-    distillation: A good teacher is patient and consistent", section 3): keeping the first answer
-    would teach the student that a shift changes nothing, which is not the target's own knowledge.
+    The loss is the squared distance of the logits, less their mean over the classes, which no
+    answer hangs on (Ba and Caruana 2014, "Do deep nets really need to be deep?", section 3): it
+    tells how classes rank below the first as well, where a softmax of a sure answer tells nothing.
+    The target is asked again about every image exactly as the student sees it, rounded to bytes,
+    mirrored, shifted, patched and averaged (Beyer et al. 2022, "Knowledge distillation: A good
+    teacher is patient and consistent", section 3): keeping the first answer would teach the student
+    that a shift changes nothing, which is not the target's own knowledge.
     Mixed images lie between the classes, where inversions of one class each say little.
 
     Args:
@@ -121,13 +123,19 @@ def student_accuracy(
             with torch.no_grad(), fabric.autocast():
                 wanted = classifier(batch).logits.float()
             check_logits(wanted, len(batch), classes, "the target")
-            loss = F.cross_entropy(model(batch), wanted.softmax(1))
+            loss = logit_distance(model(batch).float(), wanted)
             optimizer.zero_grad()
             fabric.backward(loss)
             wrapped.step()
             schedule.step()
             report("student steps", step + 1, config.steps)
         return _test(model, real, device)
+
+
+def logit_distance(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference of two answers (B, K), each less its mean over the classes."""
+    difference = logits - wanted
+    return (difference - difference.mean(1, keepdim=True)).square().mean()
 
 
 def check_student(config: StudentConfig, target: object) -> None:
@@ -206,7 +214,7 @@ def _collect(
 def _batches(
     images: Tensor, config: StudentConfig, seed: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """``config.steps`` batches (B, C, H, W) in [0, 1]: shuffled passes, shifted and mixed."""
+    """``config.steps`` batches (B, C, H, W) in [0, 1]: shuffled passes, changed and mixed."""
     random = stream(seed, "student", "batches")
     batch = min(config.batch, len(images))
     order = torch.empty(0, dtype=torch.int64)
@@ -215,8 +223,7 @@ def _batches(
             order = torch.cat([order, torch.randperm(len(images), generator=random)])
         index, order = order[:batch], order[batch:]
         floats = images[index].to(device).float() / 255
-        if config.shift:
-            floats = shift(floats, config.shift, random)
+        floats = augment(floats, config.augmentation, random)
         if config.cutmix:
             floats = cutmix(floats, config.cutmix, random)
         yield channels_last(mixup(floats, random) if config.mixup else floats)
