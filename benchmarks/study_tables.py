@@ -1,4 +1,4 @@
-"""The tables of docs/study.md about features: of the classifier's layers, and of coverage."""
+"""The tables of docs/study.md that say why: of layers, of coverage, and of students."""
 
 from __future__ import annotations
 
@@ -41,11 +41,26 @@ def coverage_table(records: list[Record]) -> str:
     return markdown(["images", *columns], rows) if records else ""
 
 
+def student_table(records: list[Record]) -> str:
+    """A row a data set and what was learnt from, a column a number of steps."""
+    keys = ["dataset", "images", "steps"]
+    groups = summarise(sorted(records, key=by_dataset), keys, ["student_accuracy"])
+    steps = sorted({record["steps"] for record in records})
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for group in groups:
+        cell = deviated(group["student_accuracy"], group["n"], 100)
+        found.setdefault((title_of(group), group["images"]), {})[group["steps"]] = cell
+    rows = [[*name, *(at.get(count, "") for count in steps)] for name, at in found.items()]
+    columns = [f"{count:,} steps" for count in steps]
+    return markdown(["data set", "learns from", *columns], rows) if records else ""
+
+
 _SHARES = ["precision", "coverage"]
 
 
 TABLES: dict[str, Callable[[list[Record]], str]] = {
     "layers": layers_table,
     "coverage": coverage_table,
+    "student": student_table,
 }
 """By the name of the block and of the file of results."""

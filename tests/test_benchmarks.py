@@ -191,6 +191,28 @@ def test_layers_table_has_a_column_a_layer():
     ]
 
 
+def test_student_table_has_a_column_for_every_number_of_steps():
+    def record(dataset, images, steps, value, seed=0):
+        same = {"dataset": dataset, "images": images, "steps": steps, "seed": seed}
+        return {**same, "student_accuracy": value}
+
+    records = [
+        record("cifar10", "inversions", 1200, 0.64),
+        record("cifar10", "inversions", 4800, 0.75),
+        record("cifar10", "real training images", 1200, 0.8),
+        record("mnist", "inversions", 1200, 0.99),
+        record("mnist", "inversions", 1200, 0.97, seed=1),
+    ]
+    header, _, *rows = study_tables.student_table(records).splitlines()
+    assert header == "| data set | learns from | 1,200 steps | 4,800 steps |"
+    assert rows[0] == "| MNIST | inversions | 98.00 ± 1.41 |  |"
+    assert rows[1:] == [
+        "| CIFAR-10 | inversions | 64.00 | 75.00 |",
+        "| CIFAR-10 | real training images | 80.00 |  |",
+    ]
+    assert study_tables.student_table([]) == ""
+
+
 def test_coverage_table_has_a_row_for_what_is_compared_and_two_columns_a_data_set():
     records = [
         {"dataset": name, "images": SOURCES[1], "seed": seed, "precision": 0.5, "coverage": value}
