@@ -50,7 +50,9 @@ def student_table(records: list[Record]) -> str:
     for group in groups:
         cell = deviated(group["student_accuracy"], group["n"], 100)
         found.setdefault((title_of(group), group["images"]), {})[group["steps"]] = cell
-    rows = [[*name, *(at.get(count, "not measured") for count in steps)] for name, at in found.items()]
+    rows = [
+        [*name, *(at.get(count, "not measured") for count in steps)] for name, at in found.items()
+    ]
     columns = [f"{count:,} steps" for count in steps]
     return markdown(["data set", "learns from", *columns], rows) if records else ""
 
