@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,6 +312,14 @@ def test_eval_records_every_method_on_every_set(capsys, shared):
     assert ours["other"] > 0.9 and ours["synthetic:gaussian"] > 0.9
     page = (Path("eval") / "ood.html").read_text()
     assert "The most confident mistakes" in page and "<svg" in page
+
+
+def test_the_page_shows_both_of_two_sets_that_have_one_name(capsys, shared, tmp_path):
+    twin = shutil.copytree(shared / "other", tmp_path / "twin" / "other")
+    status, _, err = evaluate(capsys, shared, "--ood", shared / "other", twin, "--no-synthetic")
+    assert status == 0, err
+    page = (Path("eval") / "ood.html").read_text()
+    assert page.count("are taken for known") == 2
 
 
 def test_eval_is_made_once(capsys, shared):

@@ -199,25 +199,23 @@ def _measure(
         "hardware": hardware_name(),
     }
     records: list[dict[str, Any]] = []
-    views: dict[str, View] = {}
+    views: list[View] = []
     main = _main_method(judges)
     threshold = _threshold(judges, main)
     for i, one in enumerate(unknown):
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
-        views[one.name] = View(
-            histogram(one.name, evaluation.known_scores()[main], scores[main], threshold),
-            mistakes(one, scores[main], threshold, subjects.any, subjects.classes),
-            evaluation.shortcuts(one),
-        )
+        plot = histogram(one.name, evaluation.known_scores()[main], scores[main], threshold)
+        surest = mistakes(one, scores[main], threshold, subjects.any, subjects.classes)
+        views.append(View(plot, surest, evaluation.shortcuts(one)))
         report.progress("sets", i + 1, len(unknown), _note(found, main))
     result = {
         **shared,
         "model": command.model,
         "left_out": left_out,
         "shortcuts": {
-            name: [shortcut._asdict() for shortcut in view.shortcuts]
-            for name, view in views.items()
+            view.scores.name: [shortcut._asdict() for shortcut in view.shortcuts]
+            for view in views
             if view.shortcuts
         },
         "records": records,

@@ -68,24 +68,22 @@ def mistakes(
     return strip(unknown.name, text, images, captions)
 
 
-def evaluation_page(
-    model: str, result: dict[str, Any], main: Method, views: Mapping[str, View]
-) -> str:
+def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Sequence[View]) -> str:
     """Figures, orders, distributions and mistakes.
 
     Args:
         model: name of what was measured.
         result: `records`, what they share, and which baselines are `left_out` and why.
         main: the method that pictures and facts are of.
-        views: by the name of the unknown set.
+        views: one for each unknown set; two sets may have one name.
     """
-    shown = list(views.values())[:_MOST_STRIPS]
+    shown = views[:_MOST_STRIPS]
     surest = strips(
         "The most confident mistakes",
         "Of each set, the images that look most known.",
         [view.mistakes for view in shown],
     )
-    plots = [view.scores for view in views.values()]
+    plots = [view.scores for view in views]
     return page(
         f"Does '{model}' know what it doesn't know?",
         f"Known are the test images of {result['id']}; everything else should get larger scores.",
@@ -128,11 +126,11 @@ def _facts(result: Mapping[str, Any], main: Method) -> dict[str, str]:
     return facts
 
 
-def _notes(views: Mapping[str, View], left_out: Mapping[str, str], unseen: int) -> list[str]:
+def _notes(views: Sequence[View], left_out: Mapping[str, str], unseen: int) -> list[str]:
     notes = [
-        f"{name}: {shortcut.statistic} alone tells it from the known images with an AUROC of "
-        f"{shortcut.auroc:.3f}, so a good figure there says little about content."
-        for name, view in views.items()
+        f"{view.scores.name}: {shortcut.statistic} alone tells it from the known images with an "
+        f"AUROC of {shortcut.auroc:.3f}, so a good figure there says little about content."
+        for view in views
         for shortcut in view.shortcuts
     ]
     notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
