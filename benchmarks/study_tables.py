@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from coverage import SOURCES
 from formats import by_dataset, deviated, markdown, title_of
@@ -14,14 +14,11 @@ def layers_table(records: list[Record]) -> str:
     if not records:
         return ""
     depth = max(record["layer"] for record in records)
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for record in sorted(records, key=by_dataset):
-        of_source = found.setdefault((title_of(record), record["source"]), {})
-        of_source[record["layer"]] = record["same_class"]
-    rows = [
-        [*name, *(f"{at[layer]:.2f}" if layer in at else "" for layer in range(1, depth + 1))]
-        for name, at in found.items()
+    cells = [
+        ((title_of(record), record["source"]), record["layer"], f"{record['same_class']:.2f}")
+        for record in sorted(records, key=by_dataset)
     ]
+    rows = _pivot(cells, range(1, depth + 1), "")
     return markdown(["data set", "images", *map(str, range(1, depth + 1))], rows)
 
 
@@ -46,15 +43,27 @@ def student_table(records: list[Record]) -> str:
     keys = ["dataset", "images", "steps"]
     groups = summarise(sorted(records, key=by_dataset), keys, ["student_accuracy"])
     steps = sorted({record["steps"] for record in records})
-    found: dict[tuple[str, str], dict[int, str]] = {}
-    for group in groups:
-        cell = deviated(group["student_accuracy"], group["n"], 100)
-        found.setdefault((title_of(group), group["images"]), {})[group["steps"]] = cell
-    rows = [
-        [*name, *(at.get(count, "not measured") for count in steps)] for name, at in found.items()
+    cells = [
+        (
+            (title_of(group), group["images"]),
+            group["steps"],
+            deviated(group["student_accuracy"], group["n"], 100),
+        )
+        for group in groups
     ]
+    rows = _pivot(cells, steps, "not measured")
     columns = [f"{count:,} steps" for count in steps]
     return markdown(["data set", "learns from", *columns], rows) if records else ""
+
+
+def _pivot(
+    cells: Iterable[tuple[tuple[str, str], int, str]], columns: Sequence[int], missing: str
+) -> list[list[str]]:
+    """A row for every pair of names, with its text in each column."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for names, column, text in cells:
+        found.setdefault(names, {})[column] = text
+    return [[*names, *(at.get(one, missing) for one in columns)] for names, at in found.items()]
 
 
 _SHARES = ["precision", "coverage"]
