@@ -8,8 +8,11 @@ from typing import Any
 from formats import by_dataset, deviated, markdown, title_of
 from preimage.records import Record, summarise
 
-_CELL = ("dataset", "arch", "n_train", "classes", "method")
-_FIGURES = ("recovered", "recovered_control", "ssim_train", "ssim_control", "p_value", "seconds")
+_CELL = ("dataset", "arch", "n_train", "classes", "first_scale", "method")
+_FIGURES = (
+    *("recovered", "recovered_control", "copied", "copied_control"),
+    *("ssim_train", "ssim_control", "p_value", "seconds"),
+)
 
 _DIGITS = {"ssim_train": 3, "ssim_control": 3, "p_value": 3}
 
@@ -27,7 +30,8 @@ def small_table(records: list[Record]) -> str:
         for group in _groups(mine, _CELL)
     ]
     header = [
-        *("classifier", "method", "leaks", "recovered", "held-out", "SSIM, training"),
+        *("classifier", "method", "leaks", "recovered", "held-out", "copied", "held-out copied"),
+        "SSIM, training",
         *("SSIM, held-out", "p-value", "seconds", "seeds"),
     ]
     return markdown(header, rows) if rows else ""
@@ -86,12 +90,19 @@ def defence_table(records: list[Record]) -> str:
 
 def _groups(records: list[Record], keys: tuple[str, ...]) -> list[dict[str, Any]]:
     groups = summarise(records, list(keys), list(_FIGURES))
-    return sorted(groups, key=lambda g: (by_dataset(g), g["arch"], g["n_train"], g["classes"]))
+    return sorted(groups, key=_order)
+
+
+def _order(group: Record) -> tuple[Any, ...]:
+    fields = ("arch", "n_train", "classes", "first_scale")
+    return by_dataset(group), *(group[field] for field in fields)
 
 
 def _name(group: Record) -> list[str]:
     where = f"{title_of(group)}, {str(group['arch']).upper()}"
-    return [f"{where}, {group['n_train']} images of {group['classes']} classes", group["method"]]
+    first = f"first weights x {group['first_scale']:g}"
+    what = f"{where}, {group['n_train']} images of {group['classes']} classes, {first}"
+    return [what, group["method"]]
 
 
 def _verdicts(records: list[Record], group: Record, *more: str) -> str:

@@ -35,26 +35,33 @@ from preimage.records import Record
 from preimage.tensors import unpack
 
 FILE = RESULTS / "reconstruct.json"
-KEYS = ("dataset", "arch", "n_train", "classes", "seed", "method", "leaky", "trial", "defence")
+KEYS = (
+    *("dataset", "arch", "n_train", "classes", "first_scale", "seed", "method", "leaky", "trial"),
+    "defence",
+)
 RUNS = Path("runs/leak")
 ODD = ("--positive", "1", "3", "5", "7", "9")
 FIT = (
-    *("--first-scale", "0.01", "--weight-decay", "0", "--epochs", "3000"),
+    *("--weight-decay", "0", "--epochs", "3000"),
     *("--optimizer", "sgd", "--lr", "0.02"),
 )
 """Gradient descent to a loss of about 0: the margins' maximum is what that tends to, not what AdamW
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
-KKT = tuple(
-    part
-    for name in SAYS
-    if name not in ("stationarity", "pixels")
-    for part in (f"--{name.replace('_', '-')}", "0")
+KKT = (
+    *("--start", "noise"),
+    *(
+        part
+        for name in SAYS
+        if name not in ("stationarity", "pixels")
+        for part in (f"--{name.replace('_', '-')}", "0")
+    ),
 )
 METHODS: dict[str, tuple[str, ...]] = {
     "preimage-direct": ("--steps", str(STEPS)),
     "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
+    "without unmixing": ("--start", "noise", "--steps", str(STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
     "kkt-long": ("--steps", str(10 * STEPS), *KKT),
     **{
@@ -74,7 +81,8 @@ DEFENCES: dict[str, tuple[str, ...]] = {
 }
 """By name, what the training does in addition."""
 FIELDS = (
-    *("recovered", "recovered_control", "ssim_train", "ssim_control", "effect", "p_value"),
+    *("recovered", "recovered_control", "copied", "copied_control", "unmixed"),
+    *("ssim_train", "ssim_control", "effect", "p_value"),
     *("verdict", "target_accuracy", "seconds", "hardware"),
 )
 
@@ -87,6 +95,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[100, 500])
     parser.add_argument("--classes", nargs="+", type=int, default=[2, 10], choices=[2, 10])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--first-scales", nargs="+", type=float, default=[1e-4])
     parser.add_argument(
         "--methods", nargs="+", default=["preimage-direct", "kkt"], choices=list(METHODS)
     )
@@ -105,6 +114,7 @@ def main() -> None:
         "classes": given.classes,
         "dataset": given.datasets,
         "n_train": given.images,
+        "first_scale": given.first_scales,
         "arch": given.archs,
         "defence": given.defences,
         "method": given.methods,
@@ -163,33 +173,41 @@ def bundled(seed: int, dataset: str, method: str) -> list[Record]:
         {
             **{"dataset": dataset, "arch": "bundled", "n_train": len(load(dataset, "train"))},
             **{"classes": found["classes"], "seed": seed, "method": method, "defence": "none"},
+            "first_scale": 1.0,
             **{name: found[name] for name in FIELDS},
             **extra,
         }
     ]
 
 
-def reconstructed(
-    dataset: str, arch: str, n_train: int, classes: int, seed: int, method: str, defence: str
-) -> Path:
+def reconstructed(method: str, seed: int, **of: Any) -> Path:
     """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
-    name = f"{dataset}-{arch}-{n_train}-{classes}-{seed}-{defence.replace(' ', '-')}"
-    trained = RUNS / name
-    task = ODD if classes == 2 else ()
-    options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
-    size = ("--limit", str(n_train), "--seed", str(seed), "--out", str(trained))
-    _run("train", dataset, "--arch", arch, *options, *size)
-    out = RUNS / f"{name}-{method.replace(' ', '-')}"
+    trained = _trained(seed=seed, **of)
+    out = trained.with_name(f"{trained.name}-{method.replace(' ', '-')}")
     how = (*METHODS[method], "--images", str(IMAGES), "--seed", str(seed))
     _run("reconstruct", str(trained), *how, "--out", str(out))
     return out
 
 
-def _unseen(trial: int, dataset: str, n_train: int, classes: int, **of: Any) -> list[ImageSet]:
+def _trained(
+    dataset: str, arch: str, n_train: int, classes: int, first_scale: float, seed: int, defence: str
+) -> Path:
+    """Run folder of a classifier, made where it is missing."""
+    name = f"{dataset}-{arch}-{n_train}-{classes}-{first_scale:g}-{seed}"
+    out = RUNS / f"{name}-{defence.replace(' ', '-')}"
+    task = ODD if classes == 2 else ()
+    options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
+    size = ("--limit", str(n_train), "--first-scale", str(first_scale), "--seed", str(seed))
+    _run("train", dataset, "--arch", arch, *options, *size, "--out", str(out))
+    return out
+
+
+def _unseen(trial: int, **of: Any) -> list[ImageSet]:
     """Two groups of training-split images that the classifier was not trained on."""
-    data = load(dataset, "train")
-    name = f"{dataset}-{of['arch']}-{n_train}-{classes}-{of['seed']}-none"
-    used = load(str(RUNS / name / KEPT_FILE), "train").images.flatten(1)
+    n_train, classes = of["n_train"], of["classes"]
+    data = load(of["dataset"], "train")
+    trained = _trained(**{name: value for name, value in of.items() if name != "method"})
+    used = load(str(trained / KEPT_FILE), "train").images.flatten(1)
     seen = {bytes(row.numpy()) for row in used}
     groups = few_images(data, n_train, 1000 + trial)
     if classes == 2:

@@ -268,6 +268,8 @@ class ReconstructConfig:
 
     carrier: Literal["direct", "generator"] = "direct"
     """direct moves the pixels of every image, generator draws all of them."""
+    start: Literal["weights", "noise"] = "weights"
+    """weights first takes images out of a dense first layer's weights, noise looks for all."""
     images: int = 200
     """Images to look for, spread evenly over the classes."""
     steps: int = 2000

@@ -29,7 +29,7 @@ from preimage.leak.reconstruction import (
     ReconstructProgress,
     reconstruct,
 )
-from preimage.leak.verdict import RECOVERED, Verdict, judge
+from preimage.leak.verdict import COPIED, RECOVERED, Verdict, judge
 from preimage.limits import check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
 from preimage.panels import Panel, histograms, strips
@@ -134,6 +134,9 @@ def _logger(
     folder: RunFolder, report: Reporter, start: float
 ) -> Callable[[ReconstructProgress], None]:
     def on_step(progress: ReconstructProgress) -> None:
+        if progress.what == "unmixing":
+            report.progress("unmixing", progress.step, progress.steps)
+            return
         seconds = time.perf_counter() - start
         folder.log(step=progress.step, seconds=seconds, **progress.values)
         note = ", ".join(
@@ -168,13 +171,13 @@ class _Compared:
         self.accepted = float((answers.argmax(1) == found.labels).double().mean())
         self.accuracy = accuracy_on(classifier, groups.control)
 
-    def recovered(self) -> tuple[int, int]:
+    def recovered(self, least: float = RECOVERED) -> tuple[int, int]:
         """Different images of each group that a reconstruction of their class resembles."""
         counts = []
         for part, images in zip(self._halves(self.pixels), self.groups[:2], strict=True):
             assert isinstance(images, ImageSet)
             pairs = assign(part, self.found.labels, images.labels)
-            counts.append(int((part[pairs[:, 0], pairs[:, 1]] > RECOVERED).sum()))
+            counts.append(int((part[pairs[:, 0], pairs[:, 1]] > least).sum()))
         return counts[0], counts[1]
 
     def nearest(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -196,6 +199,7 @@ class _Compared:
 def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
     verdict = compared.verdict
     recovered, control = compared.recovered()
+    copied, copied_control = compared.recovered(COPIED)
     groups = compared.groups
     return {
         "dataset": groups.train.name,
@@ -204,6 +208,8 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "method": f"preimage-{command.config.carrier}",
         "recovered": recovered,
         "recovered_control": control,
+        "copied": copied,
+        "copied_control": copied_control,
         "ssim_train": verdict.similarity_train,
         "ssim_control": verdict.similarity_control,
         "effect": verdict.effect,
@@ -212,6 +218,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "verdict": verdict.verdict,
         "reason": verdict.reason,
         "by_features": None if compared.by_features is None else asdict(compared.by_features),
+        "unmixed": compared.found.unmixed,
         "accepted": compared.accepted,
         "target_accuracy": compared.accuracy,
         "images_each": compared.count,
@@ -267,6 +274,8 @@ def _page(name: str, record: dict[str, Any], panels: list[Panel]) -> str:
             "p-value": f"{record['p_value']:.4f}",
             "Training images recovered": str(record["recovered"]),
             "Held-out ones, by chance": str(record["recovered_control"]),
+            f"Copied (similarity above {COPIED})": str(record["copied"]),
+            "Held-out ones copied": str(record["copied_control"]),
             "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
             "to the nearest held-out image": f"{record['ssim_control']:.3f}",
         },
@@ -276,5 +285,7 @@ def _page(name: str, record: dict[str, Any], panels: list[Panel]) -> str:
             f"{record['images_each']} training and as many held-out images were compared. The "
             "p-value is the share of random divisions of all of them that differ as much.",
             f"The classifier puts {record['accepted']:.1%} of the reconstructions in their class.",
+            f"{record['unmixed']} came out of the weights of a dense first layer, the others were "
+            "looked for.",
         ],
     )

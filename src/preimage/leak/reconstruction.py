@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,12 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import ReconstructConfig, Runtime
-from preimage.drawing import balanced_labels
+from preimage.drawing import CHUNK, balanced_labels
 from preimage.errors import DivergedError
 from preimage.generator import plane_size
 from preimage.leak.balance import Balance
 from preimage.leak.carriers import make_carrier
+from preimage.leak.first_layer import first_layer
 from preimage.leak.terms import (
     adversarial_step,
     gradient_norm,
@@ -30,6 +31,7 @@ from preimage.leak.terms import (
     smooth_relu,
     stationarity,
 )
+from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
 from preimage.runtime import make_fabric, stream
 from preimage.terms.paper import cosine_similarity, cross_entropy, kl_divergence, orthogonality
@@ -51,7 +53,9 @@ class ReconstructProgress:
     step: int
     steps: int
     values: dict[str, float]
-    """Each term's value, without its weight."""
+    """Each term's value, without its weight; none while unmixing."""
+    what: Literal["steps", "unmixing"] = "steps"
+    """Unmixing the first layer's weights comes before the steps of the search."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class Reconstruction:
     images: Tensor
     """(N, C, H, W) in [0, 1]."""
     labels: Tensor
-    """(N,) int64, the classes asked for."""
+    """(N,) int64: of what came out of the weights the classifier's answer, of the rest the classes
+    asked for."""
+    unmixed: int = 0
+    """How many came out of the first layer's weights; they are the first ones."""
 
 
 def reconstruct(
@@ -75,14 +82,16 @@ def reconstruct(
     """Find images that obey what training images obey.
 
     Application 3 of "Network Inversion and Its Applications" (arXiv 2411.17777), with the
-    stationarity of Haim et al. 2022 as one more term and weights that balance themselves.
+    stationarity of Haim et al. 2022 as one more term and weights that balance themselves. What
+    comes out of a dense first layer's weights (:mod:`preimage.leak.unmixing`) need not be looked
+    for: it stays as it is, and has its part in explaining the weights.
 
     Args:
         classifier: it is afterwards as it was.
         config: settings; the defaults serve every architecture.
         runtime: device; one, in float32, since second derivatives are taken.
         checkpoint: when given, resumes from its state and saves every 100 steps.
-        on_step: called after every look at the gradients.
+        on_step: called after every look at the gradients, and now and then while unmixing.
 
     Raises:
         PreimageError: for settings that do not fit.
@@ -92,11 +101,39 @@ def reconstruct(
     check_reconstruct(config)
     fabric = make_fabric(one_device(runtime or Runtime()))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
-        search = _Search(classifier, config, fabric.device)
-        search.run(checkpoint, on_step)
+        state = checkpoint.load_state() if checkpoint else None
+        known = state["known"] if state else _known(classifier, config, fabric.device, on_step)
+        known = known.to(fabric.device)
+        if len(known) == config.images:
+            return Reconstruction(known.cpu(), _answers(classifier, known), len(known))
+        search = _Search(classifier, config, fabric.device, known)
+        search.run(state, checkpoint, on_step)
         with torch.no_grad():
-            images = search.carrier().clamp(0, 1).float().cpu()
-    return Reconstruction(images, search.labels.cpu())
+            images = search.images().clamp(0, 1).float().cpu()
+    return Reconstruction(images, search.labels.cpu(), len(known))
+
+
+def _known(
+    classifier: Classifier,
+    config: ReconstructConfig,
+    device: torch.device,
+    on_step: Callable[[ReconstructProgress], None] | None,
+) -> Tensor:
+    """What comes out of the first layer's weights.
+
+    Where that is more than was asked for, half are looked for all the same: with more training
+    images than directions that stand out, what comes out is still mixed.
+    """
+    layer = first_layer(classifier) if config.start == "weights" else None
+    if layer is None:
+        return torch.empty(0, *classifier.spec.shape)
+
+    def tell(step: int, steps: int) -> None:
+        if on_step:
+            on_step(ReconstructProgress(step, steps, {}, "unmixing"))
+
+    found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
+    return found if len(found) <= config.images else found[: config.images // 2]
 
 
 @contextmanager
@@ -112,15 +149,22 @@ def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterat
 class _Search:
     """One reconstruction under way."""
 
-    def __init__(self, classifier: Classifier, config: ReconstructConfig, device: torch.device):
-        self.classifier, self.config = classifier, config
+    def __init__(
+        self,
+        classifier: Classifier,
+        config: ReconstructConfig,
+        device: torch.device,
+        known: Tensor,
+    ):
+        self.classifier, self.config, self.known = classifier, config, known
         classes, spec, seed = classifier.classes, classifier.spec, config.seed
-        labels = balanced_labels(config.images, classes).sort().values
+        wanted = balanced_labels(config.images - len(known), classes).sort().values
+        labels = torch.cat([_answers(classifier, known), wanted])
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
         condition = scheme(labels, stream(seed, "reconstruct"))
         self.labels = labels.to(device)
         self.condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
-        self.carrier = make_carrier(config.carrier, spec, labels, classes, seed).to(device)
+        self.carrier = make_carrier(config.carrier, spec, wanted, classes, seed).to(device)
         self.parameters = [p for p in classifier.parameters() if p.requires_grad]
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
         self.balance = Balance(priorities(config))
@@ -137,12 +181,18 @@ class _Search:
         """Half a cosine down to a fiftieth."""
         return 0.51 + 0.49 * math.cos(math.pi * min(1.0, step / self.config.steps))
 
+    def images(self) -> Tensor:
+        """All images (N, C, H, W), the known ones first."""
+        return torch.cat([self.known, self.carrier()])
+
     def run(
         self,
+        state: dict[str, Any] | None,
         checkpoint: Checkpointer | None,
         on_step: Callable[[ReconstructProgress], None] | None,
     ) -> None:
-        step = self._restore(checkpoint)
+        """Search until the steps are over, from `state` on."""
+        step = self._restore(state) if state else 0
         while step < self.config.steps:
             values = self._step(step)
             step += 1
@@ -152,7 +202,7 @@ class _Search:
                 checkpoint.save_state(self._state(step))
 
     def _step(self, step: int) -> dict[str, float]:
-        images = self.carrier()
+        images = self.images()
         values = self._values(images, step)
         if step % LOOK_EVERY == 0:
             self.balance.look(values, images)
@@ -178,6 +228,7 @@ class _Search:
     def _state(self, step: int) -> dict[str, Any]:
         return {
             "step": step,
+            "known": self.known,
             "carrier": self.carrier.state_dict(),
             "multipliers": self.multipliers.detach(),
             "balance": self.balance.state_dict(),
@@ -185,10 +236,7 @@ class _Search:
             "schedule": self.schedule.state_dict(),
         }
 
-    def _restore(self, checkpoint: Checkpointer | None) -> int:
-        state = checkpoint.load_state() if checkpoint else None
-        if state is None:
-            return 0
+    def _restore(self, state: dict[str, Any]) -> int:
         self.carrier.load_state_dict(state["carrier"])
         self.multipliers.data.copy_(state["multipliers"])
         self.balance.load_state_dict(state["balance"])
@@ -267,6 +315,13 @@ class _Terms:
             prediction = self.search.classifier(moved)
             self._moved[name] = Sample(moved, self.search.condition, prediction)
         return self._moved[name]
+
+
+@torch.no_grad()
+def _answers(classifier: Classifier, images: Tensor) -> Tensor:
+    """Classes (N,) that the classifier gives to images (N, C, H, W), on the CPU."""
+    parts = [classifier(part).logits.argmax(1).cpu() for part in images.split(CHUNK)]
+    return torch.cat(parts) if len(images) else torch.empty(0, dtype=torch.int64)
 
 
 def priorities(config: ReconstructConfig) -> dict[str, float]:

@@ -18,6 +18,8 @@ LEVEL = 0.01
 DOUBT = 0.1
 RECOVERED = 0.4
 """A similarity above this counts as a recovered image, as is usual with SSIM (Haim et al. 2022)."""
+COPIED = 0.8
+"""A similarity above this is hardly chance even between simple images such as digits."""
 FEWEST = 20
 """Images on each side, and reconstructions, below which nothing can be said."""
 

@@ -1,0 +1,65 @@
+"""The layer that meets the image first, where it is a dense one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from preimage.classifier import Classifier
+from preimage.runtime import stream
+
+
+class FirstLayer(NamedTuple):
+    """Weights that act on every pixel of the image, and how the image comes to them."""
+
+    weights: Tensor
+    """(H, D + 1) float64, of H units for D = C * H * W inputs and, at last, for the constant 1."""
+    scale: Tensor
+    """(D,) float64: an input is its pixel times this ..."""
+    shift: Tensor
+    """(D,) float64: ... and this added."""
+
+
+def first_layer(classifier: Classifier) -> FirstLayer | None:
+    """The first linear layer, if its inputs are the flattened image, each pixel on its own scale.
+
+    None where a convolution or anything else that mixes pixels comes before it, where it has no
+    bias, and where the network hides its layers, as an exported program does.
+
+    Args:
+        classifier: must be frozen; it is asked for three images.
+    """
+    device = classifier.mean.device
+    size = classifier.spec.shape
+    probes = torch.stack(
+        [torch.zeros(size), torch.ones(size), torch.rand(size, generator=stream("first layer"))]
+    )
+    seen: list[tuple[nn.Linear, Tensor]] = []
+
+    def remember(layer: nn.Linear, arguments: tuple[Tensor, ...]) -> None:
+        seen.append((layer, arguments[0].detach()))
+
+    linears = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    handles = [layer.register_forward_pre_hook(remember) for layer in linears]
+    try:
+        with torch.no_grad():
+            classifier(probes.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _on_pixels(*seen[0], probes) if seen else None
+
+
+def _on_pixels(layer: nn.Linear, inputs: Tensor, probes: Tensor) -> FirstLayer | None:
+    pixels = probes.flatten(1).double()
+    if inputs.shape != pixels.shape or layer.bias is None:
+        return None
+    black, white, mixed = inputs.double().cpu()
+    scale, shift = white - black, black
+    straight = torch.allclose(mixed, scale * pixels[2] + shift, atol=1e-4)
+    if not straight or not bool((scale.abs() > 1e-6).all()):
+        return None
+    weights = torch.cat([layer.weight.detach(), layer.bias.detach()[:, None]], dim=1)
+    return FirstLayer(weights.double().cpu(), scale, shift)

@@ -1,0 +1,234 @@
+"""Training images from a dense first layer: its weights are a mixture of them, which comes apart.
+
+Every step of gradient descent adds a multiple of the images of its batch to the weights of each
+unit of the first layer. What training has written there is therefore a matrix of coefficients times
+the images, and has as many directions as there were images. Where the first weights were small
+enough for these to stand out, an image is an unknown combination of known directions. Mixtures of
+natural images have more nearly normal gradients than the images themselves, so independent
+component analysis takes them apart; that pixels lie in [0, 1] and most neighbours are equal does
+the rest. Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578), separate the images of
+a batch from its gradient in this way; here it is the trained weights themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from preimage.leak.first_layer import FirstLayer
+from preimage.runtime import stream
+from preimage.types import ImageSpec
+
+STEPS = 2000
+"""Of sharpening."""
+
+_ROUNDS = 200
+_KNEE = 0.3
+_LAST_KNEE = 0.03
+_RANGE = 500.0
+_APART = 0.2
+_LAST_APART = 0.033
+_RATE = 0.01
+_ABOVE_NOISE = 1.02
+_MOST_DIRECTIONS = 0.9
+_MOST_OUTSIDE = 0.01
+
+
+def unmix(
+    layer: FirstLayer,
+    spec: ImageSpec,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    device: torch.device | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """The images that the layer's weights are mixed from, the most certain first.
+
+    Args:
+        layer: of H units, on images of `spec`.
+        spec: shape of the images.
+        seed: of the first guess.
+        steps: of sharpening; the separation before it needs a few seconds.
+        device: where to sharpen.
+        on_step: told the step and the number of steps, now and then.
+
+    Returns:
+        (n, C, H, W) float32 in [0, 1]; n is 0 where no direction stands out of the noise of the
+        first weights, or so many do that there is no noise left to tell them from.
+    """
+    found = directions(layer.weights)
+    if len(found) < 2:
+        return torch.empty(0, *spec.shape)
+    basis = _in_pixels(found, layer)
+    guess = separate(basis, spec, seed)
+    mixture = _Mixture(basis.float(), spec, device or torch.device("cpu"))
+    return mixture.sharpen(guess.float(), steps, on_step)
+
+
+def directions(weights: Tensor) -> Tensor:
+    """What training wrote into a layer that began as noise.
+
+    The right singular vectors whose singular values are above what independent noise of the size
+    of all the others can reach: sigma (sqrt(H') + sqrt(D')) for a matrix (H', D') of deviation
+    sigma (Marchenko and Pastur 1967).
+
+    Args:
+        weights: (H, D).
+
+    Returns:
+        (n, D), orthonormal; none where they are more than nine tenths of what the shape allows.
+    """
+    values, vectors = torch.linalg.svd(weights, full_matrices=False)[1:]
+    height, width = weights.shape
+    rest = values.square().flip(0).cumsum(0).flip(0)  # of this value and all below it
+    most = int(_MOST_DIRECTIONS * len(values))
+    for count in range(most):
+        shape = height - count, width - count
+        sigma = math.sqrt(float(rest[count]) / (shape[0] * shape[1]))
+        edge = sigma * (math.sqrt(shape[0]) + math.sqrt(shape[1]))
+        if float(values[count]) <= _ABOVE_NOISE * edge:
+            return vectors[:count]
+    return vectors[:0]
+
+
+def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
+    """A first guess: the combinations whose image gradients are least like normal noise.
+
+    FastICA (Hyvarinen 1999) on differences of neighbouring pixels, which are nearly uncorrelated
+    from image to image where the pixels themselves are not. The nonlinearity is that of a density
+    with a sharp peak, as image gradients have.
+
+    Args:
+        basis: (n, D + 1), combinations of images, the constant 1 of each in the last column.
+        spec: shape of the images.
+        seed: of the first rotation.
+
+    Returns:
+        (n, n), a combination of the rows of `basis` each.
+    """
+    steps = differences(basis[:, :-1], spec)
+    whitening = _inverse_root(steps @ steps.T / steps.shape[1])
+    count = len(basis)
+    random = stream(seed, "unmixing")
+    start = torch.linalg.qr(torch.randn(count, count, generator=random).double())[0]
+    analysis = FastICA(whiten=False, fun=_peaked, w_init=start.numpy(), max_iter=_ROUNDS, tol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # sharpening goes on from anywhere
+        analysis.fit((whitening @ steps).T.numpy())
+    return torch.from_numpy(analysis.components_) @ whitening
+
+
+def differences(images: Tensor, spec: ImageSpec) -> Tensor:
+    """Of horizontal and vertical neighbours, (N, G), for flat images (N, D)."""
+    image = images.reshape(-1, *spec.shape)
+    across = image[..., 1:] - image[..., :-1]
+    down = image[..., 1:, :] - image[..., :-1, :]
+    return torch.cat([across.flatten(1), down.flatten(1)], dim=1)
+
+
+class _Losses(NamedTuple):
+    """Of each image (n,)."""
+
+    outside: Tensor
+    """Mean square of how far the pixels are outside [0, 1]."""
+    gradients: Tensor
+    """How far its gradients are from sparse."""
+
+
+class _Mixture:
+    """Images as combinations of the directions, each with a constant of 1."""
+
+    def __init__(self, basis: Tensor, spec: ImageSpec, device: torch.device):
+        self.spec = spec
+        self.vectors = torch.linalg.qr(basis.T)[0].T.to(device)
+        self.basis = basis.to(device)
+        constant = self.vectors[:, -1]
+        self.origin = constant / constant.square().sum()  # the shortest with a constant of 1
+        self.free = _orthogonal_to(constant)
+        steps = differences(self.vectors[:, :-1], spec)
+        whitening = _inverse_root((steps @ steps.T / steps.shape[1]).double()).to(steps)
+        self.white_steps = whitening @ steps
+        self.unwhitened = torch.linalg.inv(whitening.double()).to(steps)
+
+    def sharpen(
+        self, guess: Tensor, steps: int, on_step: Callable[[int, int], None] | None
+    ) -> Tensor:
+        """Move all images to where they are possible, sparse in gradients, and not alike."""
+        place = self._place(guess.to(self.basis)).requires_grad_()
+        rate = _RATE * float(place.detach().norm(dim=1).median())
+        optimizer = torch.optim.Adam([place], lr=rate, betas=(0.9, 0.99))
+        for step in range(steps):
+            done = step / steps
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (0.505 + 0.495 * math.cos(math.pi * done))
+            losses, alike = self._losses(place, _KNEE * (_LAST_KNEE / _KNEE) ** done)
+            apart = _APART + (_LAST_APART - _APART) * done
+            loss = (_RANGE * losses.outside + losses.gradients).mean() + apart * alike
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if on_step and (step % 50 == 49 or step == steps - 1):
+                on_step(step + 1, steps)
+        return self._best(place.detach())
+
+    def _place(self, combinations: Tensor) -> Tensor:
+        """Where combinations of the basis are among those with a constant of 1, (n, n - 1)."""
+        rows = combinations @ self.basis @ self.vectors.T
+        constant = rows @ self.vectors[:, -1:]
+        tiny = 1e-3 * rows.norm(dim=1, keepdim=True)
+        sure = torch.where(constant.abs() < tiny, tiny, constant)
+        return (rows / sure - self.origin) @ self.free
+
+    def _rows(self, place: Tensor) -> Tensor:
+        return self.origin + place @ self.free.T
+
+    def _losses(self, place: Tensor, knee: float) -> tuple[_Losses, Tensor]:
+        rows = self._rows(place)
+        pixels = (rows @ self.vectors)[:, :-1]
+        outside = (pixels - pixels.clamp(0, 1)).square().mean(1)
+        unit = F.normalize(rows @ self.unwhitened, dim=1)
+        gradients = torch.log1p((unit @ self.white_steps).abs() / knee).mean(1)
+        # the volume that the images span: 0 as soon as two of them are one
+        nearly = unit @ unit.T + 1e-6 * torch.eye(len(unit)).to(unit)
+        return _Losses(outside, gradients), -torch.logdet(nearly) / len(unit)
+
+    def _best(self, place: Tensor) -> Tensor:
+        """Images that are possible, by how sparse their gradients are."""
+        losses, _ = self._losses(place, _LAST_KNEE)
+        order = (_RANGE * losses.outside + losses.gradients).argsort()
+        order = order[losses.outside[order] < _MOST_OUTSIDE]
+        pixels = (self._rows(place[order]) @ self.vectors)[:, :-1]
+        return pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
+
+
+def _in_pixels(found: Tensor, layer: FirstLayer) -> Tensor:
+    """Directions of inputs and constant as those of pixels and constant, (n, D + 1)."""
+    inputs, constant = found[:, :-1], found[:, -1:]
+    return torch.cat([(inputs - constant * layer.shift) / layer.scale, constant], dim=1)
+
+
+def _peaked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values over their size and a knee, and the mean derivative over the last axis."""
+    size = np.abs(values) + _KNEE
+    return values / size, (_KNEE / size**2).mean(axis=-1)
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """Of a symmetric positive matrix; directions of next to nothing are left as they are."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(1e-10 * float(values.max())).rsqrt()) @ vectors.T
+
+
+def _orthogonal_to(vector: Tensor) -> Tensor:
+    """(n, n - 1) orthonormal columns, all orthogonal to `vector` (n,)."""
+    return torch.linalg.svd(vector[None], full_matrices=True)[2][1:].T.contiguous()

@@ -1,0 +1,176 @@
+"""Taking training images out of the first layer's weights, on mixtures that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tiny
+from preimage.classifier import Classifier, frozen
+from preimage.config import ReconstructConfig
+from preimage.leak.first_layer import FirstLayer, first_layer
+from preimage.leak.reconstruction import reconstruct
+from preimage.leak.unmixing import differences, directions, unmix
+from preimage.runtime import stream
+from preimage.types import ImageSpec
+from preimage.zoo.architectures import build
+
+SPEC = ImageSpec(1, 14, 14)
+COUNT, UNITS = 12, 120
+
+
+def pictures(count=COUNT, key="pictures"):
+    """Some light rectangles each, on a dark ground; (count, 1, 14, 14)."""
+    random = stream(key)
+    images = torch.zeros(count, *SPEC.shape)
+    for image in images:
+        for _ in range(3):
+            top, left, height, width = torch.randint(1, 9, (4,), generator=random).tolist()
+            image[0, top : top + height, left : left + width] = torch.rand(1, generator=random)
+    return images
+
+
+def mixture(images, noise=1e-4):
+    """Weights and bias that are a sum of multiples of images and ones, as training makes them."""
+    random = stream("coefficients")
+    coefficients = torch.randn(UNITS, len(images), generator=random)
+    rows = torch.cat([images.flatten(1), torch.ones(len(images), 1)], dim=1)
+    first = noise * torch.randn(UNITS, rows.shape[1], generator=random)
+    return (coefficients @ rows + first).double()
+
+
+def layer(weights, scale=1.0, shift=0.0):
+    ones = torch.ones(weights.shape[1] - 1).double()
+    return FirstLayer(weights, scale * ones, shift * ones)
+
+
+def found_again(images, found):
+    """How many of the images have one of the found within a tenth of their norm."""
+    distances = torch.cdist(images.flatten(1), found.flatten(1)).amin(1)
+    return int((distances < 0.1 * images.flatten(1).norm(dim=1)).sum())
+
+
+def test_as_many_directions_stand_out_as_there_were_images():
+    weights = mixture(pictures())
+    found = directions(weights)
+    assert len(found) == COUNT
+    rows = F.pad(pictures().flatten(1), (0, 1), value=1.0).double()
+    assert float((rows - rows @ found.T @ found).norm() / rows.norm()) < 0.01
+
+
+def test_noise_has_no_directions():
+    weights = 0.01 * torch.randn(UNITS, 197, generator=stream("noise")).double()
+    assert len(directions(weights)) <= 1
+    assert len(unmix(layer(weights), SPEC)) == 0
+
+
+def test_more_images_than_can_be_told_apart_are_not_tried():
+    assert len(directions(mixture(pictures(118)))) == 0
+
+
+def test_a_mixture_comes_apart():
+    images = pictures()
+    steps = []
+    found = unmix(layer(mixture(images)), SPEC, on_step=lambda *at: steps.append(at))
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
+    assert found_again(images, found) >= 10
+    assert found_again(pictures(key="others"), found) == 0
+    assert steps[-1] == (2000, 2000)
+
+
+def test_a_scale_of_the_inputs_is_taken_back():
+    images = pictures()
+    weights = mixture(images)
+    same = FirstLayer(weights, torch.full((196,), 2.0).double(), torch.full((196,), -0.5).double())
+    inputs = torch.cat([images * 2 - 0.5], dim=0)
+    moved = layer(mixture(inputs), 2.0, -0.5)
+    assert found_again(images, unmix(moved, SPEC)) >= 9
+    assert found_again(images, unmix(same, SPEC)) < 9
+
+
+def test_differences_are_those_of_neighbours():
+    spec = ImageSpec(1, 2, 2)
+    assert differences(torch.tensor([[1.0, 3.0, 6.0, 10.0]]), spec).tolist() == [[2, 4, 5, 7]]
+
+
+def test_the_first_layer_is_found_behind_a_normalisation():
+    torch.manual_seed(0)
+    network = build("mlp", SPEC, 3, 16)
+    target = Classifier(network.eval(), SPEC, mean=[0.2], std=[0.5])
+    with frozen(target):
+        found = first_layer(target)
+    assert found is not None
+    linear = next(module for module in network.modules() if isinstance(module, nn.Linear))
+    assert torch.equal(found.weights[:, :-1], linear.weight.detach().double())
+    assert torch.equal(found.weights[:, -1], linear.bias.detach().double())
+    assert torch.allclose(found.scale, torch.tensor(2.0).double())
+    assert torch.allclose(found.shift, torch.tensor(-0.4).double())
+
+
+@pytest.mark.parametrize("arch", ["cnn", "vit"])
+def test_a_layer_behind_others_is_not_taken_for_the_first(arch):
+    torch.manual_seed(0)
+    target = Classifier(build(arch, SPEC, 3).eval(), SPEC)
+    with frozen(target):
+        assert first_layer(target) is None
+
+
+def planted():
+    """A classifier whose first layer is a mixture of pictures."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(196, UNITS), nn.ReLU(), nn.Linear(UNITS, 3))
+    weights = mixture(pictures()).float()
+    with torch.no_grad():
+        network[1].weight.copy_(weights[:, :-1])
+        network[1].bias.copy_(weights[:, -1])
+    return Classifier(network.eval(), SPEC)
+
+
+def test_a_reconstruction_begins_with_what_the_weights_give():
+    config = ReconstructConfig(images=COUNT + 6, steps=20)
+    target = planted()
+    seen = []
+    found = reconstruct(target, config, on_step=lambda p: seen.append(p.what))
+    assert 10 <= found.unmixed <= COUNT and len(found.images) == COUNT + 6
+    assert found_again(pictures(), found.images[: found.unmixed]) >= 10
+    with frozen(target), torch.no_grad():
+        answers = target(found.images[: found.unmixed]).logits.argmax(1)
+    assert torch.equal(found.labels[: found.unmixed], answers)
+    assert seen[0] == "unmixing" and seen[-1] == "steps"
+    without = reconstruct(target, replace(config, start="noise"))
+    assert without.unmixed == 0 and found_again(pictures(), without.images) == 0
+
+
+def test_half_are_looked_for_where_more_come_out_than_are_asked_for():
+    found = reconstruct(planted(), ReconstructConfig(images=6, steps=5))
+    assert found.unmixed == 3 and found.images.shape == (6, *SPEC.shape)
+
+
+def test_no_search_where_the_weights_give_all_that_is_asked_for():
+    count = reconstruct(planted(), ReconstructConfig(images=COUNT + 1, steps=1)).unmixed
+    seen = []
+    config = ReconstructConfig(images=count)
+    found = reconstruct(planted(), config, on_step=lambda p: seen.append(p.what))
+    assert found.unmixed == count and found.images.shape == (count, *SPEC.shape)
+    assert set(seen) == {"unmixing"}
+
+
+def test_a_search_goes_on_with_the_images_that_came_from_the_weights():
+    config = ReconstructConfig(images=COUNT + 3, steps=130)
+    memory, target = tiny.Memory(), planted()
+
+    def stop(progress):
+        if progress.what == "steps" and progress.step == 125:
+            raise KeyboardInterrupt
+
+    whole = reconstruct(target, config)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(target, config, checkpoint=memory, on_step=stop)
+    seen = []
+    again = reconstruct(target, config, checkpoint=memory, on_step=lambda p: seen.append(p.what))
+    assert set(seen) == {"steps"} and again.unmixed == whole.unmixed
+    assert torch.equal(whole.images, again.images)
