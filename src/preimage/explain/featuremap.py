@@ -29,8 +29,8 @@ class FeatureMap:
 def feature_map(features: Tensor, seed: int = 0) -> FeatureMap:
     """Lay features out on a plane, near ones near each other.
 
-    Principal components first, then t-SNE (van der Maaten & Hinton 2008) where scikit-learn is
-    installed and there are enough points, else the first two components.
+    Principal components first, then t-SNE (van der Maaten & Hinton 2008) where there are enough
+    points, else the first two components.
 
     Args:
         features: (N, D); some hundreds of rows.
@@ -48,10 +48,8 @@ def feature_map(features: Tensor, seed: int = 0) -> FeatureMap:
     components = _components(features[rows].double())
     if len(rows) <= _FEW:
         return FeatureMap(_plane(components), rows, "PCA")
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        return FeatureMap(_plane(components), rows, "PCA")
+    from sklearn.manifold import TSNE  # here, because loading it takes a second
+
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
     placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32)
     points = torch.from_numpy(placed.fit_transform(components.float().numpy()))

@@ -20,8 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from preimage.leak.first_layer import FirstLayer
@@ -116,6 +114,10 @@ def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
     Returns:
         (n, n), a combination of the rows of `basis` each.
     """
+    # here, because loading it takes longer than most commands
+    from sklearn.decomposition import FastICA
+    from sklearn.exceptions import ConvergenceWarning
+
     steps = differences(basis[:, :-1], spec)
     whitening = _inverse_root(steps @ steps.T / steps.shape[1])
     count = len(basis)
