@@ -9,24 +9,22 @@ image that is most similar.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from preimage.data import load
+from picture import in_square
 from preimage.files import write_atomic
 from preimage.gallery import grid_png
 from preimage.jobs.reconstruct import IMAGES_FILE
-from preimage.jobs.train import IMAGES_FILE as KEPT_FILE
 from preimage.leak.matching import similarities
 from preimage.tensors import unpack
+from reconstruct import trained_on
 
 PICTURE = Path(__file__).parents[1] / "docs" / "leak.png"
-COLUMNS, SIDE = 20, 32
+COLUMNS = 20
 
 
 def main() -> None:
@@ -36,15 +34,12 @@ def main() -> None:
 
 
 def pairs(run: Path) -> Tensor:
-    """Two rows (2, COLUMNS, 3, SIDE, SIDE) of a run."""
-    trained = json.loads((run / "config.json").read_text())["config"]["model"]["model"]
-    real = load(str(Path(trained) / KEPT_FILE), "train").floats()
+    """Two rows (2, COLUMNS, 3, 32, 32) of a run."""
+    real = trained_on(run).floats()
     found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")[1]
     images = found["images"][:COLUMNS]
     nearest = real[similarities(images, real, len(real)).argmax(1)]
-    both = torch.stack([images, nearest])
-    height, width = both.shape[-2:]
-    return pad(both.expand(-1, -1, 3, -1, -1), (0, SIDE - width, 0, SIDE - height), value=0.5)
+    return torch.stack([in_square(images), in_square(nearest)])
 
 
 if __name__ == "__main__":

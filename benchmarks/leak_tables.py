@@ -31,8 +31,7 @@ def small_table(records: list[Record]) -> str:
     ]
     header = [
         *("classifier", "method", "leaks", "recovered", "held-out", "copied", "held-out copied"),
-        "SSIM, training",
-        *("SSIM, held-out", "p-value", "seconds", "seeds"),
+        *("SSIM, training", "SSIM, held-out", "p-value", "seconds", "seeds"),
     ]
     return markdown(header, rows) if rows else ""
 

@@ -37,11 +37,15 @@ def block(inversion: Inversion) -> Tensor:
     """Samples (CLASSES, SAMPLES + 1, 3, 32, 32) of one run, the last column an empty gap."""
     labels = torch.arange(CLASSES).repeat_interleave(SAMPLES)
     images = inversion.images(labels, seed=0)
+    grid = in_square(images).unflatten(0, (CLASSES, SAMPLES))
+    return torch.cat([grid, torch.full((CLASSES, 1, 3, 32, 32), 0.5)], dim=1)
+
+
+def in_square(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) of at most 32 pixels a side in colour, (N, 3, 32, 32)."""
     height, width = images.shape[2:]
     padding = (0, 32 - width, 0, 32 - height)
-    colour = torch.nn.functional.pad(images.expand(-1, 3, -1, -1), padding, value=0.5)
-    grid = colour.unflatten(0, (CLASSES, SAMPLES))
-    return torch.cat([grid, torch.full((CLASSES, 1, 3, 32, 32), 0.5)], dim=1)
+    return torch.nn.functional.pad(images.expand(-1, 3, -1, -1), padding, value=0.5)
 
 
 if __name__ == "__main__":

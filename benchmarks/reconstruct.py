@@ -28,7 +28,7 @@ from preimage.data import ImageSet
 from preimage.data.portion import few_images, two_classes
 from preimage.jobs.reconstruct import IMAGES_FILE
 from preimage.jobs.train import IMAGES_FILE as KEPT_FILE
-from preimage.leak.matching import assign, similarities
+from preimage.leak.matching import matched, similarities
 from preimage.leak.verdict import RECOVERED, judge
 from preimage.limits import SAYS
 from preimage.records import Record
@@ -41,16 +41,14 @@ KEYS = (
 )
 RUNS = Path("runs/leak")
 ODD = ("--positive", "1", "3", "5", "7", "9")
-FIT = (
-    *("--weight-decay", "0", "--epochs", "3000"),
-    *("--optimizer", "sgd", "--lr", "0.02"),
-)
+FIT = ("--weight-decay", "0", "--epochs", "3000", "--optimizer", "sgd", "--lr", "0.02")
 """Gradient descent to a loss of about 0: the margins' maximum is what that tends to, not what AdamW
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
 KKT = (
-    *("--start", "noise"),
+    "--start",
+    "noise",
     *(
         part
         for name in SAYS
@@ -139,15 +137,15 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
     run = reconstructed(**of)
     whole = json.loads((run / "metrics.json").read_text())
     _, found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")
-    groups = _unseen(trial, **of)
+    groups = _unseen(run, trial, of["dataset"], of["n_train"], of["classes"])
     both = torch.cat([group.floats() for group in groups])
     near = similarities(found["images"], both, 64)
     halves = near[:, : len(groups[0])], near[:, len(groups[0]) :]
     verdict = judge(*halves, trial)
-    counts = []
-    for part, group in zip(halves, groups, strict=True):
-        pairs = assign(part, found["labels"], group.labels)
-        counts.append(int((part[pairs[:, 0], pairs[:, 1]] > RECOVERED).sum()))
+    counts = [
+        int((matched(part, found["labels"], group.labels) > RECOVERED).sum())
+        for part, group in zip(halves, groups, strict=True)
+    ]
     record = {
         **of,
         "recovered": counts[0],
@@ -189,6 +187,12 @@ def reconstructed(method: str, seed: int, **of: Any) -> Path:
     return out
 
 
+def trained_on(run: Path) -> ImageSet:
+    """The images that the classifier of a reconstruction was trained on."""
+    settings = json.loads((run / "config.json").read_text())["config"]
+    return load(str(Path(settings["model"]["model"]) / KEPT_FILE), "train")
+
+
 def _trained(
     dataset: str, arch: str, n_train: int, classes: int, first_scale: float, seed: int, defence: str
 ) -> Path:
@@ -202,13 +206,10 @@ def _trained(
     return out
 
 
-def _unseen(trial: int, **of: Any) -> list[ImageSet]:
-    """Two groups of training-split images that the classifier was not trained on."""
-    n_train, classes = of["n_train"], of["classes"]
-    data = load(of["dataset"], "train")
-    trained = _trained(**{name: value for name, value in of.items() if name != "method"})
-    used = load(str(trained / KEPT_FILE), "train").images.flatten(1)
-    seen = {bytes(row.numpy()) for row in used}
+def _unseen(run: Path, trial: int, dataset: str, n_train: int, classes: int) -> list[ImageSet]:
+    """Two groups of training-split images that the classifier of `run` was not trained on."""
+    data = load(dataset, "train")
+    seen = {bytes(row.numpy()) for row in trained_on(run).images.flatten(1)}
     groups = few_images(data, n_train, 1000 + trial)
     if classes == 2:
         groups = tuple(two_classes(group, [1, 3, 5, 7, 9]) for group in groups)  # type: ignore[assignment]

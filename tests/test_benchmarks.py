@@ -260,8 +260,8 @@ def test_every_defence_is_a_command_of_its_own():
 
 def leak_record(**changes):
     base = {"dataset": "mnist", "arch": "mlp", "n_train": 100, "classes": 2, "seed": 0}
+    base |= {"first_scale": 1e-4}
     more = {"method": "preimage-direct", "defence": "none", "leaky": True, "trial": 0}
-    more["first_scale"] = 1e-4
     figures = {"recovered": 4, "recovered_control": 1, "ssim_train": 0.3, "ssim_control": 0.2}
     rest = {"p_value": 0.001, "verdict": "leaks", "target_accuracy": 0.9, "seconds": 10.0}
     return {**base, **more, **figures, **rest, "effect": 1.0, **changes}

@@ -270,11 +270,15 @@ def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _last_linear(network: nn.Module, inputs: Tensor) -> str:
-    """Name of the last `nn.Linear` that runs on `inputs`."""
-    order: list[str] = []
+def running_linears(
+    network: nn.Module, inputs: Tensor
+) -> list[tuple[str, nn.Linear, tuple[Tensor, ...]]]:
+    """Name, layer and arguments of each `nn.Linear`, in the order in which they run on `inputs`."""
+    order: list[tuple[str, nn.Linear, tuple[Tensor, ...]]] = []
     handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        module.register_forward_pre_hook(
+            lambda layer, arguments, name=name: order.append((name, layer, arguments))
+        )
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)
     ]
@@ -283,12 +287,18 @@ def _last_linear(network: nn.Module, inputs: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
+    return order
+
+
+def _last_linear(network: nn.Module, inputs: Tensor) -> str:
+    """Name of the last `nn.Linear` that runs on `inputs`."""
+    order = running_linears(network, inputs)
     if not order:
         raise PreimageError(
             f"expected a linear layer to take the features from, found none in "
             f"{type(network).__name__}; name the layer whose input to use with --feature-layer"
         )
-    return order[-1]
+    return order[-1][0]
 
 
 def _line(error: Exception) -> str:

@@ -89,7 +89,8 @@ def reconstruction_seconds(
     Raises:
         DivergedError: where the classifier answers NaN.
     """
-    config = ReconstructConfig(images=leak_images(classifier.classes), seed=seed)
+    # unmixing comes once before the steps: each trial would do it anew
+    config = ReconstructConfig(images=leak_images(classifier.classes), start="noise", seed=seed)
     return _per_step(
         lambda steps: reconstruct(classifier, replace(config, steps=steps), runtime=runtime),
         enough,

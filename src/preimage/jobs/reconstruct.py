@@ -14,7 +14,7 @@ from torch import Tensor
 
 from preimage.classifier import Classifier
 from preimage.commands import Reconstruct
-from preimage.data import ImageSet, load
+from preimage.data import load
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.gallery import picture_uris
@@ -23,7 +23,7 @@ from preimage.jobs.measure import find_evaluator, own_data
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.leak.control import Groups, pair
-from preimage.leak.matching import WINDOW, assign, feature_similarities, similarities
+from preimage.leak.matching import WINDOW, feature_similarities, matched, similarities
 from preimage.leak.reconstruction import (
     Reconstruction,
     ReconstructProgress,
@@ -171,14 +171,13 @@ class _Compared:
         self.accepted = float((answers.argmax(1) == found.labels).double().mean())
         self.accuracy = accuracy_on(classifier, groups.control)
 
-    def recovered(self, least: float = RECOVERED) -> tuple[int, int]:
-        """Different images of each group that a reconstruction of their class resembles."""
-        counts = []
-        for part, images in zip(self._halves(self.pixels), self.groups[:2], strict=True):
-            assert isinstance(images, ImageSet)
-            pairs = assign(part, self.found.labels, images.labels)
-            counts.append(int((part[pairs[:, 0], pairs[:, 1]] > least).sum()))
-        return counts[0], counts[1]
+    def matched(self) -> tuple[Tensor, Tensor]:
+        """Similarities of reconstructions and different images of their class, in both groups."""
+        (train, control), labels = self._halves(self.pixels), self.found.labels
+        return (
+            matched(train, labels, self.groups.train.labels),
+            matched(control, labels, self.groups.control.labels),
+        )
 
     def nearest(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Similarity and row of each reconstruction's nearest image in both groups."""
@@ -198,8 +197,9 @@ class _Compared:
 
 def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
     verdict = compared.verdict
-    recovered, control = compared.recovered()
-    copied, copied_control = compared.recovered(COPIED)
+    pairs = compared.matched()
+    recovered, control = (int((part > RECOVERED).sum()) for part in pairs)
+    copied, copied_control = (int((part > COPIED).sum()) for part in pairs)
     groups = compared.groups
     return {
         "dataset": groups.train.name,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, running_linears
 from preimage.runtime import stream
 
 
@@ -31,25 +31,16 @@ def first_layer(classifier: Classifier) -> FirstLayer | None:
     Args:
         classifier: must be frozen; it is asked for three images.
     """
-    device = classifier.mean.device
     size = classifier.spec.shape
     probes = torch.stack(
         [torch.zeros(size), torch.ones(size), torch.rand(size, generator=stream("first layer"))]
     )
-    seen: list[tuple[nn.Linear, Tensor]] = []
-
-    def remember(layer: nn.Linear, arguments: tuple[Tensor, ...]) -> None:
-        seen.append((layer, arguments[0].detach()))
-
-    linears = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-    handles = [layer.register_forward_pre_hook(remember) for layer in linears]
-    try:
-        with torch.no_grad():
-            classifier(probes.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _on_pixels(*seen[0], probes) if seen else None
+    with torch.no_grad():
+        order = running_linears(classifier, probes.to(classifier.mean.device))
+    if not order:
+        return None
+    _, layer, arguments = order[0]
+    return _on_pixels(layer, arguments[0], probes)
 
 
 def _on_pixels(layer: nn.Linear, inputs: Tensor, probes: Tensor) -> FirstLayer | None:

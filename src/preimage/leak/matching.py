@@ -86,6 +86,12 @@ def assign(similarity: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
     return torch.cat(pairs) if pairs else torch.empty(0, 2, dtype=torch.int64)
 
 
+def matched(similarity: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
+    """Similarity (P,) of each pair that :func:`assign` makes of the same arguments."""
+    rows, columns = assign(similarity, labels, other_labels).unbind(1)
+    return similarity[rows, columns]
+
+
 def _centred(images: Tensor) -> Tensor:
     flat = images.flatten(1).float()
     return F.normalize(flat - flat.mean(1, keepdim=True), dim=1)

@@ -17,9 +17,10 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import ReconstructConfig, Runtime
-from preimage.drawing import CHUNK, balanced_labels
+from preimage.drawing import balanced_labels
 from preimage.errors import DivergedError
 from preimage.generator import plane_size
+from preimage.inversion import predict
 from preimage.leak.balance import Balance
 from preimage.leak.carriers import make_carrier
 from preimage.leak.first_layer import first_layer
@@ -317,11 +318,11 @@ class _Terms:
         return self._moved[name]
 
 
-@torch.no_grad()
 def _answers(classifier: Classifier, images: Tensor) -> Tensor:
-    """Classes (N,) that the classifier gives to images (N, C, H, W), on the CPU."""
-    parts = [classifier(part).logits.argmax(1).cpu() for part in images.split(CHUNK)]
-    return torch.cat(parts) if len(images) else torch.empty(0, dtype=torch.int64)
+    """Classes (N,) that the classifier gives to images (N, C, H, W), which may be none."""
+    if not len(images):
+        return torch.empty(0, dtype=torch.int64)
+    return predict(classifier, images).logits.argmax(1)
 
 
 def priorities(config: ReconstructConfig) -> dict[str, float]:

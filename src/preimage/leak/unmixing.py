@@ -119,7 +119,7 @@ def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
     from sklearn.exceptions import ConvergenceWarning
 
     steps = differences(basis[:, :-1], spec)
-    whitening = _inverse_root(steps @ steps.T / steps.shape[1])
+    whitening = _whitening(steps)
     count = len(basis)
     random = stream(seed, "unmixing")
     start = torch.linalg.qr(torch.randn(count, count, generator=random).double())[0]
@@ -133,9 +133,7 @@ def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
 def differences(images: Tensor, spec: ImageSpec) -> Tensor:
     """Of horizontal and vertical neighbours, (N, G), for flat images (N, D)."""
     image = images.reshape(-1, *spec.shape)
-    across = image[..., 1:] - image[..., :-1]
-    down = image[..., 1:, :] - image[..., :-1, :]
-    return torch.cat([across.flatten(1), down.flatten(1)], dim=1)
+    return torch.cat([image.diff(dim=3).flatten(1), image.diff(dim=2).flatten(1)], dim=1)
 
 
 class _Losses(NamedTuple):
@@ -145,6 +143,11 @@ class _Losses(NamedTuple):
     """Mean square of how far the pixels are outside [0, 1]."""
     gradients: Tensor
     """How far its gradients are from sparse."""
+
+    @property
+    def total(self) -> Tensor:
+        """Both, weighted."""
+        return _RANGE * self.outside + self.gradients
 
 
 class _Mixture:
@@ -158,8 +161,10 @@ class _Mixture:
         self.origin = constant / constant.square().sum()  # the shortest with a constant of 1
         self.free = _orthogonal_to(constant)
         steps = differences(self.vectors[:, :-1], spec)
-        whitening = _inverse_root((steps @ steps.T / steps.shape[1]).double()).to(steps)
+        whitening = _whitening(steps)
         self.white_steps = whitening @ steps
+        # against a volume of exactly 0, whose logarithm has no gradient
+        self.ridge = 1e-6 * torch.eye(len(basis)).to(self.basis)
         self.unwhitened = torch.linalg.inv(whitening.double()).to(steps)
 
     def sharpen(
@@ -175,7 +180,7 @@ class _Mixture:
                 group["lr"] = rate * (0.505 + 0.495 * math.cos(math.pi * done))
             losses, alike = self._losses(place, _KNEE * (_LAST_KNEE / _KNEE) ** done)
             apart = _APART + (_LAST_APART - _APART) * done
-            loss = (_RANGE * losses.outside + losses.gradients).mean() + apart * alike
+            loss = losses.total.mean() + apart * alike
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -201,13 +206,13 @@ class _Mixture:
         unit = F.normalize(rows @ self.unwhitened, dim=1)
         gradients = torch.log1p((unit @ self.white_steps).abs() / knee).mean(1)
         # the volume that the images span: 0 as soon as two of them are one
-        nearly = unit @ unit.T + 1e-6 * torch.eye(len(unit)).to(unit)
-        return _Losses(outside, gradients), -torch.logdet(nearly) / len(unit)
+        volume = torch.logdet(unit @ unit.T + self.ridge)
+        return _Losses(outside, gradients), -volume / len(unit)
 
     def _best(self, place: Tensor) -> Tensor:
         """Images that are possible, by how sparse their gradients are."""
         losses, _ = self._losses(place, _LAST_KNEE)
-        order = (_RANGE * losses.outside + losses.gradients).argsort()
+        order = losses.total.argsort()
         order = order[losses.outside[order] < _MOST_OUTSIDE]
         pixels = (self._rows(place[order]) @ self.vectors)[:, :-1]
         return pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
@@ -225,10 +230,12 @@ def _peaked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values / size, (_KNEE / size**2).mean(axis=-1)
 
 
-def _inverse_root(matrix: Tensor) -> Tensor:
-    """Of a symmetric positive matrix; directions of next to nothing are left as they are."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(1e-10 * float(values.max())).rsqrt()) @ vectors.T
+def _whitening(rows: Tensor) -> Tensor:
+    """What (n, n) makes rows (n, G) uncorrelated and of mean square 1."""
+    values, vectors = torch.linalg.eigh((rows @ rows.T / rows.shape[1]).double())
+    # directions of next to nothing would become all noise
+    root = values.clamp_min(1e-10 * float(values.max())).rsqrt()
+    return ((vectors * root) @ vectors.T).to(rows)
 
 
 def _orthogonal_to(vector: Tensor) -> Tensor:
