@@ -117,6 +117,20 @@ def test_a_layer_behind_others_is_not_taken_for_the_first(arch):
         assert first_layer(target) is None
 
 
+def test_a_layer_that_is_called_by_keyword_is_not_taken_for_the_first():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(196, 8), nn.Linear(8, 3)
+
+        def forward(self, images):
+            return self.two(self.one(input=images.flatten(1)).relu())
+
+    target = Classifier(Named().eval(), SPEC)
+    with frozen(target):
+        assert first_layer(target) is None
+
+
 def planted():
     """A classifier whose first layer is a mixture of pictures."""
     torch.manual_seed(0)

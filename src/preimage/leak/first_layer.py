@@ -40,6 +40,8 @@ def first_layer(classifier: Classifier) -> FirstLayer | None:
     if not order:
         return None
     _, layer, arguments = order[0]
+    if not arguments:  # it was called by keyword
+        return None
     return _on_pixels(layer, arguments[0], probes)
 
 
