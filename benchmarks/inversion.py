@@ -16,7 +16,8 @@ from preimage.config import PRESETS
 from preimage.records import Record
 
 FILE = RESULTS / "inversion.json"
-STUDENT_STEPS = 1200
+TAUGHT, STUDENT_STEPS = "natural", 1200
+"""Only inversions that stay near the data are meant to teach a student."""
 
 
 def main() -> None:
@@ -31,8 +32,11 @@ def main() -> None:
 
     def measure(seed: int, preset: str, dataset: str) -> list[Record]:
         keep = given.keep and given.keep / f"{dataset}-{preset}-{seed}"
-        how = ("--preset", preset, "--seed", str(seed), "--student-steps", str(STUDENT_STEPS))
-        return [{**invert([dataset, *how], keep), "student_steps": STUDENT_STEPS}]
+        how = ("--preset", preset, "--seed", str(seed))
+        if preset != TAUGHT:
+            return [invert([dataset, *how, "--no-student"], keep)]
+        student = ("--student-steps", str(STUDENT_STEPS))
+        return [{**invert([dataset, *how, *student], keep), "student_steps": STUDENT_STEPS}]
 
     axes = {"seed": given.seeds, "preset": given.presets, "dataset": given.datasets}
     record_missing(FILE, axes, measure, SETTINGS, given.again)

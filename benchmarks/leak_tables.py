@@ -14,25 +14,29 @@ _FIGURES = (
     *("ssim_train", "ssim_control", "p_value", "seconds"),
 )
 
+_FOUND = _FIGURES[:-1]
+_FOUND_TITLES = (
+    *("recovered", "held-out", "copied", "held-out copied"),
+    *("SSIM, training", "SSIM, held-out", "p-value"),
+)
 _DIGITS = {"ssim_train": 3, "ssim_control": 3, "p_value": 3}
+_SEARCH, _PART = "without unmixing", "without unmixing, "
+"""The method that looks for all images, and what those begin with that switch a term off too."""
 
 
 def small_table(records: list[Record]) -> str:
     """A row a classifier and method, where leaking is known to happen."""
-    mine = [r for r in records if r["leaky"] and r["defence"] == "none"]
+    mine = [r for r in _undefended(records) if not r["method"].startswith(_PART)]
     rows = [
         [
             *_name(group),
             _verdicts(mine, group),
-            *(deviated(group[field], group["n"], 1, _DIGITS.get(field)) for field in _FIGURES),
+            *_cells(group, _FIGURES),
             str(group["n"]),
         ]
         for group in _groups(mine, _CELL)
     ]
-    header = [
-        *("classifier", "method", "leaks", "recovered", "held-out", "copied", "held-out copied"),
-        *("SSIM, training", "SSIM, held-out", "p-value", "seconds", "seeds"),
-    ]
+    header = ["classifier", "method", "leaks", *_FOUND_TITLES, "seconds", "seeds"]
     return markdown(header, rows) if rows else ""
 
 
@@ -72,19 +76,47 @@ def defence_table(records: list[Record]) -> str:
     mine = [r for r in records if r["leaky"] and r["method"] == "preimage-direct"]
     with_others = {_of(r, _CELL) for r in mine if r["defence"] != "none"}
     mine = [r for r in mine if _of(r, _CELL) in with_others]
-    fields = ("target_accuracy", "p_value", "ssim_train", "ssim_control")
     rows = [
         [
+            _name(group)[0],
             group["defence"],
             _verdicts(mine, group, "defence"),
             deviated(group["target_accuracy"], group["n"], 100),
-            *(deviated(group[field], group["n"], 1, _DIGITS[field]) for field in fields[1:]),
+            *_cells(group, _FOUND),
             str(group["n"]),
         ]
-        for group in summarise(mine, [*_CELL, "defence"], list(fields))
+        for group in summarise(mine, [*_CELL, "defence"], ["target_accuracy", *_FOUND])
     ]
-    header = ["defence", "leaks", "accuracy, %", "p-value", "SSIM, training", "SSIM, held-out"]
-    return markdown([*header, "seeds"], rows) if rows else ""
+    header = ["classifier", "defence", "leaks", "accuracy, %", *_FOUND_TITLES, "seeds"]
+    return markdown(header, rows) if rows else ""
+
+
+def parts_table(records: list[Record]) -> str:
+    """A row a term: what the search for all images finds without it."""
+    mine = [r for r in _undefended(records) if r["method"].startswith(_SEARCH)]
+    ablated = {_of(r, _CELL[:-1]) for r in mine if r["method"].startswith(_PART)}
+    mine = [r for r in mine if _of(r, _CELL[:-1]) in ablated]
+    rows = [
+        [
+            _name(group)[0],
+            str(group["method"]).removeprefix(_PART) if group["method"] != _SEARCH else "none",
+            _verdicts(mine, group),
+            *_cells(group, _FOUND),
+            str(group["n"]),
+        ]
+        for group in _groups(mine, _CELL)
+    ]
+    header = ["classifier", "term left out", "leaks", *_FOUND_TITLES, "seeds"]
+    return markdown(header, rows) if rows else ""
+
+
+def _undefended(records: list[Record]) -> list[Record]:
+    """Reconstructions of classifiers that leak as far as is known, trained as usual."""
+    return [r for r in records if r["leaky"] and r["defence"] == "none"]
+
+
+def _cells(group: Record, fields: tuple[str, ...]) -> list[str]:
+    return [deviated(group[field], group["n"], 1, _DIGITS.get(field)) for field in fields]
 
 
 def _groups(records: list[Record], keys: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -120,4 +152,5 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "leak-calibration": calibration_table,
     "leak-bundled": bundled_table,
     "leak-defences": defence_table,
+    "leak-parts": parts_table,
 }

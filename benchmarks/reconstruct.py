@@ -63,12 +63,15 @@ METHODS: dict[str, tuple[str, ...]] = {
     "kkt": ("--steps", str(STEPS), *KKT),
     "kkt-long": ("--steps", str(10 * STEPS), *KKT),
     **{
-        f"without {name}": ("--steps", str(STEPS), f"--{name.replace('_', '-')}", "0")
+        f"without unmixing, {name}": (
+            *("--start", "noise", "--steps", str(STEPS), f"--{name.replace('_', '-')}", "0"),
+        )
         for name in SAYS
     },
 }
 """By name; kkt is stationarity alone, with the range of pixels, as in Haim et al. 2022; kkt-long
-is the same in ten times the steps."""
+is the same in ten times the steps. A term is switched off where all images are looked for, since
+what comes out of the weights needs none."""
 DEFENCES: dict[str, tuple[str, ...]] = {
     "none": (),
     "dropout": ("--dropout", "0.5"),
@@ -181,7 +184,7 @@ def bundled(seed: int, dataset: str, method: str) -> list[Record]:
 def reconstructed(method: str, seed: int, **of: Any) -> Path:
     """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
     trained = _trained(seed=seed, **of)
-    out = trained.with_name(f"{trained.name}-{method.replace(' ', '-')}")
+    out = trained.with_name(f"{trained.name}-{method.replace(',', '').replace(' ', '-')}")
     how = (*METHODS[method], "--images", str(IMAGES), "--seed", str(seed))
     _run("reconstruct", str(trained), *how, "--out", str(out))
     return out

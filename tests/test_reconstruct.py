@@ -207,6 +207,24 @@ def test_the_verdict_follows_whose_images_were_found(capsys, monkeypatch, data, 
         assert result["p_value"] <= 0.01
 
 
+def test_two_reconstructions_are_compared(capsys, monkeypatch, data, tmp_path):
+    for name, side in (("copies", "train"), ("others", "test")):
+        real = load(data, side)
+        made = Reconstruction(real.floats()[:30], real.labels[:30], 30)
+        monkeypatch.setattr(
+            preimage.jobs.reconstruct, "reconstruct", lambda *_, made=made, **__: made
+        )
+        assert run(capsys, *command(data, out=str(tmp_path / name)))[0] == 0
+    runs = [str(tmp_path / name) for name in ("copies", "others")]
+    status, out, err = run(capsys, "compare", *runs, "--json")
+    assert status == 0, err
+    changes = {d["name"]: d["change"] for d in json.loads(out)["differences"]}
+    assert changes["leak.verdict"] == changes["leak.copied"] == "better"
+    (tmp_path / "others" / "metrics.json").unlink()
+    status, _, err = run(capsys, "compare", *runs)
+    assert status != 0 and "finished run" in err
+
+
 def test_shared_images_are_reported(capsys, data):
     images, labels = tiny.bands(60)
     more, more_labels = tiny.bands(60, seed=3)

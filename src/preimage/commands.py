@@ -322,15 +322,17 @@ class Audit:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two audits: of two classifiers, or of two versions of one.
+    """Compare two audits or two reconstructions: of two classifiers, or of two versions of one.
 
     For example:
       preimage compare runs/audit-old runs/audit-new
       preimage compare old.json new.json --out difference.md
+      preimage compare runs/leak-plain runs/leak-dropout
     """
 
     first: str
-    """Run folder of `preimage audit`, or the audit.json in it."""
+    """Run folder of `preimage audit`, or the audit.json in it, or run folder of `preimage
+    reconstruct`."""
     second: str
     """Likewise."""
     out: str | None = None

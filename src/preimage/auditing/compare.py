@@ -1,4 +1,4 @@
-"""Two audits side by side. No torch here."""
+"""Two audits, or two reconstructions, side by side. No torch here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from preimage.auditing.figures import GIVEN, Number, Other, Word, figures
+from preimage.auditing.reconstructed import is_reconstruction, read_reconstruction
 from preimage.auditing.record import FORMAT, value_of
 from preimage.errors import PreimageError
 
@@ -43,10 +44,14 @@ class Comparison:
 def read_audit(source: str) -> dict[str, Any]:
     """The record of an audit, from its run folder or its audit.json.
 
+    A run folder of a reconstruction stands for the audit that measured nothing else.
+
     Raises:
         PreimageError: where there is none.
     """
     path = Path(source)
+    if is_reconstruction(path):
+        return read_reconstruction(path)
     file = path / RECORD_FILE if path.is_dir() else path
     try:
         record = json.loads(file.read_text())
@@ -56,7 +61,7 @@ def read_audit(source: str) -> dict[str, Any]:
     if not fits:
         raise PreimageError(
             f"expected an audit, found none in '{source}'; give the run folder of a finished "
-            "`preimage audit`, or the audit.json in it"
+            "`preimage audit` or `preimage reconstruct`, or an audit.json"
         )
     return dict(record)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from preimage.auditing.budget import leak_images
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
+from preimage.auditing.reconstructed import leak_figures
 from preimage.commands import Control, Output, Reconstruct
 from preimage.config import ReconstructConfig
 from preimage.jobs.reconstruct import PANELS_FILE, reconstruct_job
@@ -46,17 +48,12 @@ def leak(context: Context, seconds: float) -> Found:
         context.report,
         classifier=context.classifier,
     )
-    names = (
-        *("verdict", "reason", "p_value", "effect", "interval", "recovered", "recovered_control"),
-        *("ssim_train", "ssim_control", "images_each"),
-    )
-    figures = {name: record[name] for name in names}
     panels = json.loads((folder / PANELS_FILE).read_text())
     note = (
         f"{config.images} images were looked for in {steps} steps, and compared with "
         f"{record['images_each']} training and as many held-out images."
     )
-    return Found({**figures, "reconstructions": config.images, "steps": steps}, panels, [note])
+    return Found(leak_figures(record, asdict(config)), panels, [note])
 
 
 def _steps(context: Context, seconds: float) -> int:

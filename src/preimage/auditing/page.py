@@ -37,6 +37,8 @@ _FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "verdict": ("Verdict", "{}"),
         "recovered": ("Training images recovered", "{}"),
         "recovered_control": ("Held-out ones, by chance", "{}"),
+        "copied": ("Training images copied, similarity above 0.8", "{}"),
+        "copied_control": ("Held-out ones copied", "{}"),
         "ssim_train": ("Similarity to the nearest training image", "{:.3f}"),
         "ssim_control": ("to the nearest held-out image", "{:.3f}"),
         "effect": ("Effect size", "{:.2f}"),

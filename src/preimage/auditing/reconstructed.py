@@ -1,0 +1,63 @@
+"""What a reconstruction says of a leak, as figures of an audit. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preimage.auditing.record import FORMAT, empty_sections, fill
+from preimage.errors import PreimageError
+from preimage.run import RunFolder
+
+_KIND = "reconstruct"
+_SAME_NAME = (
+    *("verdict", "reason", "p_value", "effect", "interval", "images_each"),
+    *("recovered", "recovered_control", "copied", "copied_control", "unmixed"),
+    *("ssim_train", "ssim_control"),
+)
+
+
+def leak_figures(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The leak section.
+
+    Args:
+        result: what `preimage reconstruct --json` prints.
+        config: the reconstruction's settings.
+    """
+    return {
+        # a run of an earlier version did not count everything
+        **{name: result.get(name) for name in _SAME_NAME},
+        "accuracy": result["target_accuracy"],
+        "reconstructions": config["images"],
+        "steps": config["steps"],
+    }
+
+
+def is_reconstruction(path: Path) -> bool:
+    """Whether a folder holds a run of `preimage reconstruct`."""
+    try:
+        RunFolder.open(path, _KIND)
+    except PreimageError:
+        return False
+    return True
+
+
+def read_reconstruction(path: Path) -> dict[str, Any]:
+    """A run of `preimage reconstruct` as the audit that measured nothing else.
+
+    Raises:
+        PreimageError: where it is not finished, or no such run.
+    """
+    folder = RunFolder.open(path, _KIND)
+    if not folder.finished:
+        raise PreimageError(
+            f"expected a finished run, found one under way in '{path}'; give the same "
+            "`preimage reconstruct` command again"
+        )
+    result, settings = folder.metrics(), folder.settings["config"]
+    sections = empty_sections()
+    fill(sections["leak"], leak_figures(result, settings["config"]))
+    given = {name: result[name] for name in ("classes", "seed", "seconds")}
+    named = {"model": settings["model"]["model"], "data": result["dataset"]}
+    return {"format": FORMAT, **named, **given, "budget_s": None, "image": None, **sections}
