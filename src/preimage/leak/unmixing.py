@@ -41,6 +41,16 @@ _MOST_DIRECTIONS = 0.9
 _MOST_OUTSIDE = 0.01
 
 
+class Unmixed(NamedTuple):
+    """What came out of a layer's weights."""
+
+    images: Tensor
+    """(n, C, H, W) float32 in [0, 1], one a direction that stands out: those that are possible
+    images first, the most certain of each kind first."""
+    possible: int
+    """How many have nearly all pixels in [0, 1] of themselves; the others are cut off there."""
+
+
 def unmix(
     layer: FirstLayer,
     spec: ImageSpec,
@@ -49,8 +59,8 @@ def unmix(
     steps: int = STEPS,
     device: torch.device | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """The images that the layer's weights are mixed from, the most certain first.
+) -> Unmixed:
+    """The images that the layer's weights are mixed from.
 
     Args:
         layer: of H units, on images of `spec`.
@@ -61,12 +71,12 @@ def unmix(
         on_step: told the step and the number of steps, now and then.
 
     Returns:
-        (n, C, H, W) float32 in [0, 1]; n is 0 where no direction stands out of the noise of the
-        first weights, or so many do that there is no noise left to tell them from.
+        No images where no direction stands out of the noise of the first weights, or so many do
+        that there is no noise left to tell them from.
     """
     found = directions(layer.weights)
     if len(found) < 2:
-        return torch.empty(0, *spec.shape)
+        return Unmixed(torch.empty(0, *spec.shape), 0)
     basis = _in_pixels(found, layer)
     guess = separate(basis, spec, seed)
     mixture = _Mixture(basis.float(), spec, device or torch.device("cpu"))
@@ -169,7 +179,7 @@ class _Mixture:
 
     def sharpen(
         self, guess: Tensor, steps: int, on_step: Callable[[int, int], None] | None
-    ) -> Tensor:
+    ) -> Unmixed:
         """Move all images to where they are possible, sparse in gradients, and not alike."""
         place = self._place(guess.to(self.basis)).requires_grad_()
         rate = _RATE * float(place.detach().norm(dim=1).median())
@@ -209,13 +219,15 @@ class _Mixture:
         volume = torch.logdet(unit @ unit.T + self.ridge)
         return _Losses(outside, gradients), -volume / len(unit)
 
-    def _best(self, place: Tensor) -> Tensor:
-        """Images that are possible, by how sparse their gradients are."""
+    def _best(self, place: Tensor) -> Unmixed:
+        """Images by whether they are possible, then by how sparse their gradients are."""
         losses, _ = self._losses(place, _LAST_KNEE)
         order = losses.total.argsort()
-        order = order[losses.outside[order] < _MOST_OUTSIDE]
+        possible = losses.outside[order] < _MOST_OUTSIDE
+        order = torch.cat([order[possible], order[~possible]])
         pixels = (self._rows(place[order]) @ self.vectors)[:, :-1]
-        return pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
+        images = pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
+        return Unmixed(images, int(possible.sum()))
 
 
 def _in_pixels(found: Tensor, layer: FirstLayer) -> Tensor:
