@@ -96,6 +96,8 @@ def inversion_table(records: list[Record]) -> str:
     groups.sort(key=by_dataset)
     rows = []
     for field in _ORDER:
+        if all(group[field].mean is None for group in groups):
+            continue
         cells = [deviated(group[field], group["n"], _scale(field)) for group in groups]
         rows.append([{**_PERCENT, **_PLAIN}[field], *cells])
     rows.append(["seeds", *(str(group["n"]) for group in groups)])

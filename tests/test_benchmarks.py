@@ -295,6 +295,8 @@ def test_a_term_switched_off_has_a_table_of_its_own():
     assert "| none | 1 of 1 | 4.00" in whole and "| kl | 1 of 1 | 7.00" in without_kl
     assert leak_tables.parts_table(records[:3]) == ""
     assert "kl" not in leak_tables.small_table(records)
+    (headline,) = leak_tables.headline_table(records).splitlines()[2:]
+    assert "| preimage-direct | 1 of 1 | 4.00" in headline
 
 
 def test_audit_table_says_what_was_not_measured():
