@@ -69,6 +69,19 @@ def test_noise_has_no_directions():
     assert len(unmix(layer(weights), SPEC).images) == 0
 
 
+def test_directions_stand_out_where_the_first_weights_have_worn_away():
+    random = stream("worn")
+    worn = mixture(pictures(), noise=0.0)
+    rounding = torch.randn(UNITS, 197, generator=random).double()
+    # as weight decay leaves it: each unit's first weights at a size of their own, over many decades
+    sizes = torch.logspace(-6, -12, UNITS).double()
+    weights = worn + sizes[:, None] * rounding
+    found = directions(weights)
+    assert len(found) == COUNT
+    rows = F.pad(pictures().flatten(1), (0, 1), value=1.0).double()
+    assert float((rows - rows @ found.T @ found).norm() / rows.norm()) < 0.01
+
+
 def test_more_images_than_can_be_told_apart_are_not_tried():
     assert len(directions(mixture(pictures(118)))) == 0
 

@@ -123,10 +123,10 @@ def _known(
 ) -> Tensor:
     """What comes out of the first layer's weights.
 
-    Where that is more than was asked for, half are looked for all the same: with more training
-    images than directions that stand out, what comes out is still mixed. Where nearly all that was
-    asked for comes out, and there are directions left, these give the rest: a search for one more
-    image takes as long as for all.
+    Where that is a tenth more than was asked for, half are looked for all the same: with more
+    training images than directions that stand out, what comes out is still mixed. Where nearly all
+    that was asked for comes out, and there are directions left, these give the rest: a search for
+    one more image takes as long as for all.
     """
     layer = first_layer(classifier) if config.start == "weights" else None
     if layer is None:
@@ -137,7 +137,7 @@ def _known(
             on_step(ReconstructProgress(step, steps, {}, "unmixing"))
 
     found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
-    if found.possible > config.images:
+    if found.possible * _NEARLY_ALL > config.images:
         return found.images[: config.images // 2]
     nearly_all = found.possible >= _NEARLY_ALL * config.images
     return found.images[: config.images if nearly_all else found.possible]

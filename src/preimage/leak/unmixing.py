@@ -38,6 +38,9 @@ _LAST_APART = 0.033
 _RATE = 0.01
 _ABOVE_NOISE = 1.02
 _MOST_DIRECTIONS = 0.9
+_STEP, _FIRST_STEP = 2.0, 10
+"""Ratio of neighbours that is a step, and the fewest directions before one; the largest singular
+values lie far apart without it."""
 _MOST_OUTSIDE = 0.01
 
 
@@ -88,25 +91,43 @@ def directions(weights: Tensor) -> Tensor:
 
     The right singular vectors whose singular values are above what independent noise of the size
     of all the others can reach: sigma (sqrt(H') + sqrt(D')) for a matrix (H', D') of deviation
-    sigma (Marchenko and Pastur 1967).
+    sigma (Marchenko and Pastur 1967). Where the rest is no such noise, because weight decay has
+    worn the first weights away or rounding hides them, those before the widest step.
 
     Args:
         weights: (H, D).
 
     Returns:
-        (n, D), orthonormal; none where they are more than nine tenths of what the shape allows.
+        (n, D), orthonormal; none where there are more than nine tenths of what the shape allows,
+        and no clear step among these.
     """
     values, vectors = torch.linalg.svd(weights, full_matrices=False)[1:]
-    height, width = weights.shape
-    rest = values.square().flip(0).cumsum(0).flip(0)  # of this value and all below it
     most = int(_MOST_DIRECTIONS * len(values))
+    count = _above_noise(values, weights.shape, most)
+    return vectors[: _before_step(values, most) if count is None else count]
+
+
+def _above_noise(values: Tensor, size: torch.Size, most: int) -> int | None:
+    """How many singular values are too large for noise; None for `most` and more."""
+    rest = values.square().flip(0).cumsum(0).flip(0)  # of this value and all below it
     for count in range(most):
-        shape = height - count, width - count
-        sigma = math.sqrt(float(rest[count]) / (shape[0] * shape[1]))
-        edge = sigma * (math.sqrt(shape[0]) + math.sqrt(shape[1]))
+        height, width = size[0] - count, size[1] - count
+        sigma = math.sqrt(float(rest[count]) / (height * width))
+        edge = sigma * (math.sqrt(height) + math.sqrt(width))
         if float(values[count]) <= _ABOVE_NOISE * edge:
-            return vectors[:count]
-    return vectors[:0]
+            return count
+    return None
+
+
+def _before_step(values: Tensor, most: int) -> int:
+    """How many singular values come before the widest step down; 0 where none is wide."""
+    above, below = values[_FIRST_STEP - 1 : most], values[_FIRST_STEP : most + 1]
+    steps = above / below.clamp_min(torch.finfo(torch.float64).tiny)
+    # what float32 cannot hold beside the largest is rounding, whose steps say nothing
+    steps = steps * (above > torch.finfo(torch.float32).eps * values[0])
+    if not len(steps) or float(steps.max()) < _STEP:
+        return 0
+    return int(steps.argmax()) + _FIRST_STEP
 
 
 def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
