@@ -95,7 +95,10 @@ def defence_table(records: list[Record]) -> str:
             *_cells(group, _FOUND),
             str(group["n"]),
         ]
-        for group in summarise(mine, [*_CELL, "defence"], ["target_accuracy", *_FOUND])
+        for group in sorted(
+            summarise(mine, [*_CELL, "defence"], ["target_accuracy", *_FOUND]),
+            key=lambda group: (_order(group), group["defence"] != "none"),
+        )
     ]
     header = ["classifier", "defence", "leaks", "accuracy, %", *_FOUND_TITLES, "seeds"]
     return markdown(header, rows) if rows else ""
