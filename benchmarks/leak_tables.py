@@ -13,17 +13,16 @@ _FIGURES = (
     *("recovered", "recovered_control", "copied", "copied_control"),
     *("ssim_train", "ssim_control", "p_value", "seconds"),
 )
-
 _FOUND = _FIGURES[:-1]
 _FOUND_TITLES = (
     *("recovered", "held-out", "copied", "held-out copied"),
     *("SSIM, training", "SSIM, held-out", "p-value"),
 )
 _DIGITS = {"ssim_train": 3, "ssim_control": 3, "p_value": 3}
-_SEARCH, _PART = "without unmixing", "without unmixing, "
-"""The method that looks for all images, and what those begin with that switch a term off too."""
-
-
+_SEARCH = "without unmixing"
+"""The method that looks for all images."""
+_PART = f"{_SEARCH}, "
+"""What the methods begin with that switch a term off as well."""
 _HEADLINE = {"first_scale": 1e-4, "n_train": 100}
 _HEADLINE_METHODS = ("preimage-direct", "kkt")
 
@@ -39,7 +38,8 @@ def small_table(records: list[Record]) -> str:
     mine = [r for r in _undefended(records) if not r["method"].startswith(_PART)]
     rows = [
         [
-            *_name(group),
+            _classifier(group),
+            group["method"],
             _verdicts(mine, group),
             *_cells(group, _FIGURES),
             str(group["n"]),
@@ -56,7 +56,8 @@ def calibration_table(records: list[Record]) -> str:
     if not mine:
         return ""
     rows = [
-        [*_name(group), str(group["n"]), _verdicts(mine, group)] for group in _groups(mine, _CELL)
+        [_classifier(group), group["method"], str(group["n"]), _verdicts(mine, group)]
+        for group in _groups(mine, _CELL)
     ]
     alarms = sum(record["verdict"] == "leaks" for record in mine)
     rows.append(["all", "", str(len(mine)), str(alarms)])
@@ -88,7 +89,7 @@ def defence_table(records: list[Record]) -> str:
     mine = [r for r in mine if _of(r, _CELL) in with_others]
     rows = [
         [
-            _name(group)[0],
+            _classifier(group),
             group["defence"],
             _verdicts(mine, group, "defence"),
             deviated(group["target_accuracy"], group["n"], 100),
@@ -111,8 +112,8 @@ def parts_table(records: list[Record]) -> str:
     mine = [r for r in mine if _of(r, _CELL[:-1]) in ablated]
     rows = [
         [
-            _name(group)[0],
-            str(group["method"]).removeprefix(_PART) if group["method"] != _SEARCH else "none",
+            _classifier(group),
+            "none" if group["method"] == _SEARCH else group["method"].removeprefix(_PART),
             _verdicts(mine, group),
             *_cells(group, _FOUND),
             str(group["n"]),
@@ -142,11 +143,10 @@ def _order(group: Record) -> tuple[Any, ...]:
     return by_dataset(group), *(group[field] for field in fields)
 
 
-def _name(group: Record) -> list[str]:
+def _classifier(group: Record) -> str:
     where = f"{title_of(group)}, {str(group['arch']).upper()}"
     first = f"first weights x {group['first_scale']:g}"
-    what = f"{where}, {group['n_train']} images of {group['classes']} classes, {first}"
-    return [what, group["method"]]
+    return f"{where}, {group['n_train']} images of {group['classes']} classes, {first}"
 
 
 def _verdicts(records: list[Record], group: Record, *more: str) -> str:

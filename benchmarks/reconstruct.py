@@ -46,26 +46,26 @@ FIT = ("--weight-decay", "0", "--epochs", "3000", "--optimizer", "sgd", "--lr", 
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
+NO_UNMIXING = ("--start", "noise")
+
+
+def off(name: str) -> tuple[str, str]:
+    """What switches a term off."""
+    return f"--{name.replace('_', '-')}", "0"
+
+
 KKT = (
-    "--start",
-    "noise",
-    *(
-        part
-        for name in SAYS
-        if name not in ("stationarity", "pixels")
-        for part in (f"--{name.replace('_', '-')}", "0")
-    ),
+    *NO_UNMIXING,
+    *(part for name in SAYS if name not in ("stationarity", "pixels") for part in off(name)),
 )
 METHODS: dict[str, tuple[str, ...]] = {
     "preimage-direct": ("--steps", str(STEPS)),
     "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
-    "without unmixing": ("--start", "noise", "--steps", str(STEPS)),
+    "without unmixing": (*NO_UNMIXING, "--steps", str(STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
     "kkt-long": ("--steps", str(10 * STEPS), *KKT),
     **{
-        f"without unmixing, {name}": (
-            *("--start", "noise", "--steps", str(STEPS), f"--{name.replace('_', '-')}", "0"),
-        )
+        f"without unmixing, {name}": (*NO_UNMIXING, "--steps", str(STEPS), *off(name))
         for name in SAYS
     },
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from preimage.auditing.figures import GIVEN, Number, Other, Word, figures
-from preimage.auditing.reconstructed import is_reconstruction, read_reconstruction
+from preimage.auditing.reconstructed import read_reconstruction
 from preimage.auditing.record import FORMAT, value_of
 from preimage.errors import PreimageError
 
@@ -50,8 +50,9 @@ def read_audit(source: str) -> dict[str, Any]:
         PreimageError: where there is none.
     """
     path = Path(source)
-    if is_reconstruction(path):
-        return read_reconstruction(path)
+    reconstruction = read_reconstruction(path)
+    if reconstruction is not None:
+        return reconstruction
     file = path / RECORD_FILE if path.is_dir() else path
     try:
         record = json.loads(file.read_text())

@@ -7,6 +7,7 @@ from typing import Any
 
 from preimage.auditing.answers import Answer
 from preimage.gallery import render
+from preimage.leak.verdict import COPIED
 
 _TITLES = {
     "accept": "What does it accept?",
@@ -37,7 +38,7 @@ _FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "verdict": ("Verdict", "{}"),
         "recovered": ("Training images recovered", "{}"),
         "recovered_control": ("Held-out ones, by chance", "{}"),
-        "copied": ("Training images copied, similarity above 0.8", "{}"),
+        "copied": (f"Training images copied, similarity above {COPIED}", "{}"),
         "copied_control": ("Held-out ones copied", "{}"),
         "ssim_train": ("Similarity to the nearest training image", "{:.3f}"),
         "ssim_control": ("to the nearest held-out image", "{:.3f}"),

@@ -10,7 +10,6 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.errors import PreimageError
 from preimage.run import RunFolder
 
-_KIND = "reconstruct"
 _SAME_NAME = (
     *("verdict", "reason", "p_value", "effect", "interval", "images_each"),
     *("recovered", "recovered_control", "copied", "copied_control", "unmixed"),
@@ -34,27 +33,19 @@ def leak_figures(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
     }
 
 
-def is_reconstruction(path: Path) -> bool:
-    """Whether a folder holds a run of `preimage reconstruct`."""
-    try:
-        RunFolder.open(path, _KIND)
-    except PreimageError:
-        return False
-    return True
-
-
-def read_reconstruction(path: Path) -> dict[str, Any]:
+def read_reconstruction(path: Path) -> dict[str, Any] | None:
     """A run of `preimage reconstruct` as the audit that measured nothing else.
 
+    Returns:
+        The record; None where `path` holds no such run.
+
     Raises:
-        PreimageError: where it is not finished, or no such run.
+        PreimageError: where the run is not finished.
     """
-    folder = RunFolder.open(path, _KIND)
-    if not folder.finished:
-        raise PreimageError(
-            f"expected a finished run, found one under way in '{path}'; give the same "
-            "`preimage reconstruct` command again"
-        )
+    try:
+        folder = RunFolder.open(path, "reconstruct")
+    except PreimageError:
+        return None
     result, settings = folder.metrics(), folder.settings["config"]
     sections = empty_sections()
     fill(sections["leak"], leak_figures(result, settings["config"]))
