@@ -190,10 +190,12 @@ def test_the_threshold_lets_through_what_was_asked_for(shared):
 def test_thresholds_come_from_unfamiliar_images_where_there_are_some(shared):
     detector = Detector.load(shared / "hard")
     known = load(str(shared / "bands.npz"), "test")
-    usual = dict(detector.fit(known, reference=known).thresholds)
     strange = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    wide = detector.fit(known, reference=known, unfamiliar=strange).thresholds
-    assert all(wide[name] > usual[name] for name in ("garbage", "layers", "combined"))
+    for score in ("garbage", "features", "layers", "combined"):
+        detector = Detector(detector.classifier, score).fit(known, reference=known)
+        assert bool(detector.is_ood(detector(strange)).any())
+        detector.fit(known, 1.0, reference=known, unfamiliar=strange)
+        assert not bool(detector.is_ood(detector(strange)).any())
 
 
 def test_held_out_images_are_changed_as_in_training_to_be_unfamiliar(shared):

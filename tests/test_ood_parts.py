@@ -13,11 +13,14 @@ import tiny
 from preimage.classifier import Classifier
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
-from preimage.ood.exclusion import ClassDistance, Known, find_rule, rule_names
+from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
+from preimage.ood.gauge import Gauge, measures
 from preimage.ood.guard import AccuracyGuard
 from preimage.ood.heads import extend, with_garbage
 from preimage.ood.layers import LayerDistance, look
+from preimage.ood.mahalanobis import ClassDistance
+from preimage.ood.nearness import Nearness
 from preimage.ood.pool import GarbagePool, farthest_points
 from preimage.ood.scores import (
     Evidence,
@@ -56,9 +59,9 @@ def bands(count, seed=0):
     )
 
 
-def evidence_of(logits, layers=None):
-    layers = torch.zeros(len(logits), 2) if layers is None else layers
-    return Evidence(logits, garbage_odds(logits), layers)
+def evidence_of(logits, views=None):
+    views = torch.zeros(len(logits), 3) if views is None else views
+    return Evidence(logits, *views.unbind(1))
 
 
 # --- scores ---------------------------------------------------------------------------------
@@ -92,8 +95,8 @@ def test_garbage_odds_follow_the_probability_even_where_it_rounds_to_one():
 @pytest.mark.parametrize("name", score_names())
 def test_a_score_is_larger_for_what_is_farther_out(name):
     known, between, garbage = [9.0, 0, 0, -9], [1.0, 1, 1, 0], [0.0, 0, 0, 9]
-    layers = torch.tensor([[0.0, 0], [1, 2], [3, 5]])
-    scores = find_score(name)(evidence_of(torch.tensor([known, between, garbage]), layers))
+    views = torch.tensor([[0.0, 0, 0], [1, 2, 1], [3, 5, 2]])
+    scores = find_score(name)(evidence_of(torch.tensor([known, between, garbage]), views))
     assert scores.shape == (3,)
     assert scores[0] < scores[1]
     if name != "uncertainty":  # which knows of no garbage
@@ -198,14 +201,15 @@ def test_draws_come_from_the_pool():
 def test_class_distance_is_mahalanobis_to_the_nearest_mean():
     labels = torch.arange(600) % 3
     features = normal(600, 4) @ torch.diag(torch.tensor([1.0, 2, 3, 4])) + 10 * labels[:, None]
-    gauge = ClassDistance(Known(features, labels))
+    features = features.double()
+    distance = ClassDistance.to_means_of(features, labels)
     point = features[:5] + 3
-    means = torch.stack([features[labels == k].mean(0) for k in range(3)]).double()
-    centred = features.double() - means[labels]
+    means = torch.stack([features[labels == k].mean(0) for k in range(3)])
+    centred = features - means[labels]
     precision = torch.linalg.inv(centred.T @ centred / 600)
-    gaps = point.double()[:, None] - means
+    gaps = point[:, None] - means
     expected = torch.einsum("bkd,de,bke->bk", gaps, precision, gaps).amin(1)
-    assert torch.allclose(gauge(point), expected, rtol=0.02)
+    assert torch.allclose(distance(point), expected, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -287,11 +291,11 @@ def test_layers_know_what_is_usual():
     for _ in range(20):
         network(real)  # running statistics alone
     classifier = Classifier(network.eval(), SPEC)
-    _, described = look(classifier, real)
+    described = look(classifier, real).layers
     assert len(described) == len(classifier.batch_norms())
     distance = LayerDistance().fit([v[::2] for v in described], [v[1::2] for v in described])
-    usual = distance(look(classifier, bands(60, seed=5).floats())[1])
-    noise = distance(look(classifier, torch.rand(60, *SPEC.shape))[1])
+    usual = distance(look(classifier, bands(60, seed=5).floats()).layers)
+    noise = distance(look(classifier, torch.rand(60, *SPEC.shape)).layers)
     assert usual.shape == (60, len(described))
     assert abs(float(usual.mean())) < 1
     assert separation(usual.mean(1), noise.mean(1)).auroc > 0.95
@@ -301,18 +305,69 @@ def test_layers_know_what_is_usual():
 
 
 def test_without_batch_norm_the_features_stand_in():
-    prediction, described = look(plain(), torch.rand(5, *SPEC.shape))
-    assert len(described) == 1
-    assert torch.equal(described[0], prediction.features)
+    found = look(plain(), torch.rand(5, *SPEC.shape))
+    assert len(found.layers) == 1
+    assert torch.equal(found.layers[0], found.features)
 
 
 def test_a_constant_map_is_far_but_finite():
     torch.manual_seed(0)
     classifier = Classifier(build("cnn", SPEC, 3, 4).eval(), SPEC)
-    _, described = look(classifier, torch.rand(40, *SPEC.shape))
+    described = look(classifier, torch.rand(40, *SPEC.shape)).layers
     distance = LayerDistance().fit(described, described)
-    flat = distance(look(classifier, torch.full((2, *SPEC.shape), 0.5))[1])
+    flat = distance(look(classifier, torch.full((2, *SPEC.shape), 0.5)).layers)
     assert bool(torch.isfinite(flat).all())
+
+
+# --- nearness and gauge ---------------------------------------------------------------------
+
+
+def three_heaps(count=900):
+    """Features round three class means, and the classes."""
+    classes = torch.arange(count) % 3
+    centres = 4 * normal(3, 5, key="centres")
+    return centres[classes] + normal(count, 5) @ torch.diag(torch.arange(1.0, 6) / 3), classes
+
+
+def test_nearness_is_the_distance_of_a_near_neighbour_and_relative_mahalanobis():
+    features, classes = three_heaps()
+    points = 3 * normal(7, 5, key="points")
+    found = Nearness().fit(features, classes)(points)
+    unit = nn.functional.normalize(features, dim=1)
+    gaps = torch.cdist(nn.functional.normalize(points, dim=1), unit).sort(dim=1).values
+    torch.testing.assert_close(found[:, 0].float(), gaps[:, 1], atol=2e-2, rtol=0)  # kept in half
+    means = torch.stack([features[classes == k].mean(0) for k in range(3)])
+
+    def squared(gap, values):
+        precision = torch.linalg.inv(values.T.double() @ values.double() / len(values))
+        return torch.einsum("...d,de,...e->...", gap.double(), precision, gap.double())
+
+    to_class = squared(points[:, None] - means, features - means[classes]).amin(1)
+    to_all = squared(points - features.mean(0), features - features.mean(0))
+    torch.testing.assert_close(found[:, 1], to_class - to_all, rtol=0.02, atol=0.5)
+
+
+def test_nearness_tells_strangers_and_comes_back_from_its_state():
+    features, classes = three_heaps()
+    nearness = Nearness().fit(features[::2], classes[::2])
+    known, strange = nearness(features[1::2]), nearness(8 * normal(200, 5, key="strange"))
+    for column in range(2):
+        assert separation(known[:, column], strange[:, column]).auroc > 0.8
+    again = Nearness()
+    again.load_state_dict(nearness.state_dict())
+    assert torch.equal(again(features), nearness(features))
+
+
+def test_a_gauge_makes_every_view_as_wide_as_real_images():
+    logits, nearness, layers = 5 * normal(300, 4), normal(300, 2, key="near"), normal(300, 6) * 9
+    measured = measures(logits, nearness * torch.tensor([0.01, 50]), layers)
+    gauge = Gauge.of(measured)
+    views = gauge(measured)
+    torch.testing.assert_close(views.std(0), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(views.mean(0), torch.zeros(3, dtype=torch.float64))
+    assert bool((gauge(measured + 1) > views).all())
+    silent = torch.zeros_like(measured)  # nothing varies: no division by 0
+    assert bool(torch.isfinite(Gauge.of(silent)(silent)).all())
 
 
 # --- synthetic sets and shortcuts -----------------------------------------------------------

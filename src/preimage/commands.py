@@ -179,9 +179,10 @@ class OodScore:
     """Run folder of `preimage ood train`, or the detector file in it."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files and folders of them."""
-    score: Literal["garbage", "uncertainty", "layers", "combined"] = "combined"
-    """garbage: its log-odds; uncertainty: the paper's measure; layers: how unlike real images it
-    is inside the network; combined: garbage and layers together."""
+    score: Literal["garbage", "uncertainty", "features", "layers", "combined"] = "combined"
+    """garbage: its log-odds; uncertainty: the paper's measure; features: how far its features are
+    from those of real images; layers: how unlike real images it is in the layers before; combined:
+    the answer, features and layers together."""
     out: str | None = None
     """File for the scores, .csv or .json; None prints them."""
     json: bool = False

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,20 +17,22 @@ from preimage.data import ImageSet
 from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
+from preimage.ood.gauge import Gauge, measures
 from preimage.ood.heads import GARBAGE, with_garbage
-from preimage.ood.layers import LayerDistance, look
-from preimage.ood.scores import Evidence, find_score, garbage_odds, score_names
+from preimage.ood.layers import LayerDistance, Look, look, together
+from preimage.ood.nearness import Nearness
+from preimage.ood.scores import Evidence, find_score, score_names
 from preimage.tensors import below, pack, unpack
 from preimage.types import ImageSpec
 
-FORMAT = "preimage-detector-1"
+FORMAT = "preimage-detector-2"
 DETECTOR_FILE = "detector.safetensors"
 
 Images = ImageSet | Tensor | Iterable[Any]
 """An image set, images (N, C, H, W) in [0, 1], or batches of these, alone or with labels."""
 
 _FEWEST = 4
-_NETWORK, _LAYERS = "network.", "layers."
+_NETWORK, _LAYERS, _NEARNESS = "network.", "layers.", "nearness."
 
 
 class Recipe(Protocol):
@@ -88,14 +90,6 @@ class FromModel:
         return with_garbage(load_classifier(self.model), self.head)  # type: ignore[arg-type]
 
 
-class Gauge(NamedTuple):
-    """How the parts of a score vary over held-out real images."""
-
-    garbage_mean: float = 0.0
-    garbage_deviation: float = 1.0
-    layers_deviation: float = 1.0
-
-
 class Detector:
     """Tells how far out-of-distribution images are: larger scores mean farther.
 
@@ -103,7 +97,7 @@ class Detector:
 
     Args:
         classifier: of n + 1 classes, the last of them garbage.
-        score: name of the score: garbage, uncertainty, layers or combined.
+        score: name of the score: garbage, uncertainty, features, layers or combined.
         recipe: how to build the classifier again; needed for :meth:`save`.
 
     Raises:
@@ -120,8 +114,8 @@ class Detector:
         self.thresholds: dict[str, float] = {}
         """By the name of the score, where images begin to be out-of-distribution."""
         self._score = find_score(score)
-        self._layers = LayerDistance()
-        self._gauge = Gauge()
+        self._layers, self._nearness = LayerDistance(), Nearness()
+        self._gauge: Gauge | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -163,21 +157,16 @@ class Detector:
             raise PreimageError(
                 f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
             )
-        logits, described = self._look_at(known)
-        if len(logits) < _FEWEST:
-            raise PreimageError(
-                f"expected at least {_FEWEST} images to choose a threshold by, found "
-                f"{len(logits)}; give more"
-            )
-        if reference is None:
-            self._layers.fit([v[::2] for v in described], [v[1::2] for v in described])
+        held_out = all_known = self._look_at(known)
+        if reference is not None:
+            usual = self._look_at(reference)
         else:
-            self._layers.fit(self._look_at(reference)[1], described)
-        odds, layers = garbage_odds(logits), self._layers(described).mean(1)
-        self._gauge = Gauge(float(odds.mean()), _deviation(odds), _deviation(layers))
-        if unfamiliar is not None:
-            logits, described = self._look_at(unfamiliar)
-        evidence = self._evidence(logits, described)
+            usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
+        self._layers.fit(usual.layers, held_out.layers)
+        self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
+        chosen = all_known if unfamiliar is None else self._look_at(unfamiliar)
+        self._gauge = Gauge.of(self._measures(chosen))
+        evidence = self._evidence(chosen)
         for name in score_names():
             self.thresholds[name] = float(threshold_at(find_score(name)(evidence), tpr))
         return self
@@ -203,24 +192,26 @@ class Detector:
                 f"expected images (B, {', '.join(map(str, self.spec.shape))}), found "
                 f"{tuple(images.shape)}; convert them"
             )
-        if not self.thresholds:
+        return self._evidence(look(self.classifier, images))
+
+    def _evidence(self, look: Look) -> Evidence:
+        if self._gauge is None:
             raise PreimageError("expected a detector that was fitted, found none; call fit first")
-        prediction, described = look(self.classifier, images)
-        return self._evidence(prediction.logits, described)
+        return Evidence(look.logits, *self._gauge(self._measures(look)).float().unbind(1))
 
-    def _evidence(self, logits: Tensor, described: list[Tensor]) -> Evidence:
-        gauge = self._gauge
-        garbage = (garbage_odds(logits) - gauge.garbage_mean) / gauge.garbage_deviation
-        return Evidence(logits, garbage, self._layers(described) / gauge.layers_deviation)
+    def _measures(self, look: Look) -> Tensor:
+        return measures(look.logits, self._nearness(look.features), self._layers(look.layers))
 
-    def _look_at(self, images: Images) -> tuple[Tensor, list[Tensor]]:
-        """Logits and layers of all of `images`."""
+    def _look_at(self, images: Images) -> Look:
+        """At all of `images`."""
         found = [look(self.classifier, batch) for batch in _batches(images)]
-        if not found:
-            return torch.empty(0, self.classifier.classes), []
-        logits = torch.cat([prediction.logits for prediction, _ in found])
-        columns = zip(*(described for _, described in found), strict=True)
-        return logits, [torch.cat(column) for column in columns]
+        count = sum(len(part.logits) for part in found)
+        if count < _FEWEST:
+            raise PreimageError(
+                f"expected at least {_FEWEST} images to learn what is usual from, found {count}; "
+                "give more"
+            )
+        return together(found)
 
     def is_ood(self, scores: Tensor) -> Tensor:
         """Which scores are beyond the threshold, (B,) bool.
@@ -258,6 +249,7 @@ class Detector:
         state = {
             **{_NETWORK + name: t for name, t in self.classifier.network.state_dict().items()},
             **{_LAYERS + name: t for name, t in self._layers.state_dict().items()},
+            **{_NEARNESS + name: t for name, t in self._nearness.state_dict().items()},
         }
         return pack({name: t.detach().cpu().contiguous() for name, t in state.items()}, header)
 
@@ -280,13 +272,10 @@ class Detector:
         classifier.name = path.stem if path.is_file() else path.name
         detector = cls(classifier, header["score"], recipe)
         detector.thresholds = json.loads(header["thresholds"])
-        detector._gauge = Gauge(*json.loads(header["gauge"]))
+        detector._gauge = Gauge(*map(tuple, json.loads(header["gauge"])))
         detector._layers.load_state_dict(below(_LAYERS, state))
+        detector._nearness.load_state_dict(below(_NEARNESS, state))
         return detector
-
-
-def _deviation(values: Tensor) -> float:
-    return float(values.std().clamp_min(1e-6))
 
 
 def threshold_at(scores: Tensor, tpr: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.errors import PreimageError
-from preimage.ood.mahalanobis import covariance_factor, whiten
+from preimage.ood.mahalanobis import ClassDistance
 from preimage.ood.scores import uncertainty_estimate
 from preimage.types import Prediction
 
@@ -78,31 +78,9 @@ def uncertain_only(inversions: Prediction, known: Known) -> Tensor:
 def unnatural_only(inversions: Prediction, known: Known) -> Tensor:
     """Only what lies farther from every class than nearly all real images do.
 
-    The distance is Mahalanobis's to the nearest class mean, under one covariance for all classes
-    (Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples",
-    section 2.1); far is beyond :data:`NATURAL` of the real images.
+    The distance is :class:`ClassDistance`; far is beyond :data:`NATURAL` of the real images.
     """
-    gauge = ClassDistance(known)
-    limit = gauge(known.features).quantile(NATURAL)
-    return (gauge(inversions.features) > limit).cpu()
-
-
-class ClassDistance:
-    """Squared Mahalanobis distance of features (B, D) to the nearest class mean, (B,).
-
-    Args:
-        known: real features and labels; classes that do not occur have no mean.
-    """
-
-    def __init__(self, known: Known):
-        features = known.features.double()
-        means = [features[known.labels == k].mean(0) for k in known.labels.unique()]
-        self._means = torch.stack(means)
-        nearest = known.labels.unique(return_inverse=True)[1]
-        centred = features - self._means[nearest]
-        self._factor = covariance_factor(centred)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Distances of `features`, float64."""
-        whitened = whiten(self._factor, features.double().to(self._means.device))
-        return torch.cdist(whitened, whiten(self._factor, self._means)).amin(1).square()
+    real = known.features.double()
+    distance = ClassDistance.to_means_of(real, known.labels)
+    limit = distance(real).quantile(NATURAL)
+    return (distance(inversions.features.to(real)) > limit).cpu()

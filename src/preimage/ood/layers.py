@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,34 +12,55 @@ from preimage.classifier import Classifier, frozen
 from preimage.drawing import chunks
 from preimage.ood.mahalanobis import covariance_factor, whiten
 from preimage.runtime import channels_last
-from preimage.types import Layer, Prediction
+from preimage.types import Layer
 
 _FLOOR = 1e-2
 """Added to a deviation before its logarithm: a constant map is far from usual, not infinitely."""
 
 
-def look(classifier: Classifier, images: Tensor) -> tuple[Prediction, list[Tensor]]:
+class Look(NamedTuple):
+    """What a classifier makes of images, on the CPU in float32."""
+
+    logits: Tensor
+    """(N, n + 1)."""
+    features: Tensor
+    """(N, D)."""
+    layers: list[Tensor]
+    """For each batch norm the mean and the log-deviation of every channel over the image, (N, 2 C),
+    in units of its running statistics. For a classifier without batch norm the features alone."""
+
+    def rows(self, index: slice) -> Look:
+        """The same of some of the images."""
+        layers = [values[index] for values in self.layers]
+        return Look(self.logits[index], self.features[index], layers)
+
+
+def look(classifier: Classifier, images: Tensor) -> Look:
     """Classify images, and describe what they are inside.
 
     Args:
         classifier: in evaluation mode, on its own device.
-        images: (B, C, H, W) in [0, 1].
-
-    Returns:
-        The prediction, and for each batch norm the mean and the log-deviation of every channel
-        over the image, (B, 2 C), in units of its running statistics. For a classifier without batch
-        norm the features (B, D) alone. All on the CPU in float32.
+        images: (B, C, H, W) in [0, 1], at least one.
     """
-    predictions, described = [], []
     with frozen(classifier), torch.no_grad():
-        for rows in chunks(len(images)):
-            part = channels_last(images[rows].to(classifier.mean.device))
-            prediction, layers = classifier.observe(part)
-            predictions.append(Prediction(*(value.cpu() for value in prediction)))
-            found = [_describe(layer) for layer in layers] or [prediction.features]
-            described.append([value.float().cpu() for value in found])
-    prediction = Prediction(*(torch.cat(column) for column in zip(*predictions, strict=True)))
-    return prediction, [torch.cat(column) for column in zip(*described, strict=True)]
+        return together([_look(classifier, images[rows]) for rows in chunks(len(images))])
+
+
+def together(looks: Sequence[Look]) -> Look:
+    """What was made of several batches, as of one."""
+    logits, features, layers = zip(*looks, strict=True)
+    columns = zip(*layers, strict=True)
+    return Look(torch.cat(logits), torch.cat(features), [torch.cat(column) for column in columns])
+
+
+def _look(classifier: Classifier, images: Tensor) -> Look:
+    prediction, layers = classifier.observe(channels_last(images.to(classifier.mean.device)))
+    described = [_describe(layer) for layer in layers] or [prediction.features]
+    return Look(
+        prediction.logits.float().cpu(),
+        prediction.features.float().cpu(),
+        [value.float().cpu() for value in described],
+    )
 
 
 def _describe(layer: Layer) -> Tensor:

@@ -19,3 +19,30 @@ def covariance_factor(centred: Tensor) -> Tensor:
 def whiten(factor: Tensor, values: Tensor) -> Tensor:
     """Values (B, D) in units in which the covariance is the identity."""
     return torch.linalg.solve_triangular(factor, values.T, upper=False).T
+
+
+class ClassDistance:
+    """Squared Mahalanobis distance to the nearest class mean, under one covariance for all classes.
+
+    After Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples",
+    section 2.1.
+
+    Args:
+        means: of the classes, (K, D).
+        factor: of the covariance round them, (D, D), from :func:`covariance_factor`.
+    """
+
+    def __init__(self, means: Tensor, factor: Tensor):
+        self.means, self.factor = means, factor
+
+    @classmethod
+    def to_means_of(cls, features: Tensor, labels: Tensor) -> ClassDistance:
+        """Of features (N, D) with labels (N,); classes that do not occur have no mean."""
+        present, nearest = labels.unique(return_inverse=True)
+        means = torch.stack([features[labels == k].mean(0) for k in present])
+        return cls(means, covariance_factor(features - means[nearest]))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Distances (B,) of features (B, D)."""
+        whitened = whiten(self.factor, features)
+        return torch.cdist(whitened, whiten(self.factor, self.means)).amin(1).square()

@@ -15,14 +15,18 @@ from preimage.errors import PreimageError
 
 
 class Evidence(NamedTuple):
-    """What a detector sees of a batch."""
+    """What a detector sees of a batch: its logits, and three views of it, each standardised over
+    real images.
+    """
 
     logits: Tensor
     """(B, n + 1), garbage last."""
-    garbage: Tensor
-    """(B,), log-odds of garbage, standardised over held-out real images."""
+    answer: Tensor
+    """(B,), how little the logits speak for a known class: garbage's log-odds and the energy."""
+    features: Tensor
+    """(B,), how far its features are from those of real images."""
     layers: Tensor
-    """(B, L), distance from real images in each layer; its mean over the layers likewise."""
+    """(B,), how unlike real images it is in the layers before."""
 
 
 Score = Callable[[Evidence], Tensor]
@@ -89,6 +93,15 @@ def garbage_odds(logits: Tensor) -> Tensor:
     return logits[:, -1] - logits[:, :-1].logsumexp(1)
 
 
+def known_energy(logits: Tensor) -> Tensor:
+    """Energy (Liu et al. 2020, arXiv 2010.03759) of the n known classes alone, (B,).
+
+    Args:
+        logits: (B, n + 1), garbage last.
+    """
+    return -logits[:, :-1].logsumexp(1)
+
+
 @score("garbage")
 def garbage_score(evidence: Evidence) -> Tensor:
     """Log-odds of garbage, (B,); see :func:`garbage_odds`."""
@@ -104,16 +117,23 @@ def uncertainty_score(evidence: Evidence) -> Tensor:
     return uncertainty_estimate(evidence.logits.softmax(1))
 
 
+@score("features")
+def features_score(evidence: Evidence) -> Tensor:
+    """Distance of the features from those of real images, (B,), in these's standard deviations."""
+    return evidence.features
+
+
 @score("layers")
 def layers_score(evidence: Evidence) -> Tensor:
     """Mean distance from real images over the layers, (B,), in their standard deviations."""
-    return evidence.layers.mean(1)
+    return evidence.layers
 
 
 @score("combined")
 def combined_score(evidence: Evidence) -> Tensor:
-    """Garbage and layers together, (B,): each in standard deviations of real images, added.
+    """The three views together, (B,): each in standard deviations of real images, added.
 
-    Garbage tells what lies near the classes, the layers tell what is unlike any real image.
+    The answer tells what lies near no class, the features what lies near no real image of one, the
+    layers what is unlike any real image. They err on different images.
     """
-    return evidence.garbage + layers_score(evidence)
+    return evidence.answer + evidence.features + evidence.layers
