@@ -2,12 +2,13 @@
 
     python benchmarks/reconstruct.py --datasets mnist --images 100 --classes 2 --seeds 0 1 2
     python benchmarks/reconstruct.py --calibrate --trials 10
-    python benchmarks/reconstruct.py --bundled mnist
+    python benchmarks/reconstruct.py --whole mnist --archs bundled mlp vit --seeds 0
 
 Every classifier is trained to zero error by ``preimage train ... --limit N`` and kept under
 runs/leak. Without --calibrate the record is what ``preimage reconstruct RUN`` says, where leaking
 is known to happen. With it, reconstructions of the same classifiers are compared with two groups of
-images that they were *not* trained on: any "leaks" among these is a false alarm.
+images that they were *not* trained on: any "leaks" among these is a false alarm. With --whole the
+classifiers have seen whole data sets, and nobody knows beforehand whether they leak.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import torch
 
 from common import DATASETS, RESULTS, record_missing
 from preimage import load
-from preimage.config import ReconstructConfig
 from preimage.data import ImageSet
 from preimage.data.portion import few_images, two_classes
 from preimage.jobs.reconstruct import IMAGES_FILE
@@ -46,6 +46,11 @@ FIT = ("--weight-decay", "0", "--epochs", "3000", "--optimizer", "sgd", "--lr", 
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
+WHOLE, WHOLE_STEPS = "whole", 300
+"""Of classifiers that have seen whole data sets. The steps are few: so are the hours."""
+BUNDLED = "bundled"
+BESIDE = 10_000
+"""Images of each group to compare those with, at most."""
 NO_UNMIXING = ("--start", "noise")
 
 
@@ -103,12 +108,12 @@ def main() -> None:
     parser.add_argument("--defences", nargs="+", default=["none"], choices=list(DEFENCES))
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--trials", type=int, default=10, help="of calibration, a classifier")
-    parser.add_argument("--bundled", nargs="+", default=[], choices=DATASETS)
+    parser.add_argument("--whole", nargs="+", default=[], choices=DATASETS)
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
-    if given.bundled:
-        whole = {"seed": given.seeds, "dataset": given.bundled, "method": ["bundled"]}
-        record_missing(FILE, whole, bundled, KEYS, given.again)
+    if given.whole:
+        of_whole = {"seed": given.seeds, "dataset": given.whole, "arch": given.archs}
+        record_missing(FILE, of_whole | {"method": [WHOLE]}, whole, KEYS, given.again)
         return
     axes: dict[str, Any] = {
         "seed": given.seeds,
@@ -164,15 +169,21 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
     return [{**record, **extra}]
 
 
-def bundled(seed: int, dataset: str, method: str) -> list[Record]:
-    """The record of a bundled classifier, which has seen all training images of its data set."""
-    out = RUNS / f"bundled-{dataset}-{seed}"
-    _run("reconstruct", dataset, "--seed", str(seed), "--steps", str(STEPS), "--out", str(out))
+def whole(seed: int, dataset: str, arch: str, method: str) -> list[Record]:
+    """The record of a classifier that has seen all training images of its data set."""
+    out = RUNS / f"{WHOLE}-{dataset}-{arch}-{seed}"
+    model = dataset
+    if arch != BUNDLED:
+        model = str(out.with_name(out.name + "-classifier"))
+        _run("train", dataset, "--arch", arch, "--seed", str(seed), "--out", model)
+    how = ("--steps", str(WHOLE_STEPS), "--images", str(IMAGES), "--seed", str(seed))
+    beside = ("--data", dataset, "--most", str(BESIDE))
+    _run("reconstruct", model, *beside, *how, "--out", str(out))
     found = json.loads((out / "metrics.json").read_text())
-    extra = {"leaky": False, "trial": 0, "steps": STEPS, "images": ReconstructConfig.images}
+    extra = {"leaky": False, "trial": 0, "steps": WHOLE_STEPS, "images": IMAGES}
     return [
         {
-            **{"dataset": dataset, "arch": "bundled", "n_train": len(load(dataset, "train"))},
+            **{"dataset": dataset, "arch": arch, "n_train": len(load(dataset, "train"))},
             **{"classes": found["classes"], "seed": seed, "method": method, "defence": "none"},
             "first_scale": 1.0,
             **{name: found[name] for name in FIELDS},

@@ -281,7 +281,21 @@ def test_leak_tables_keep_truth_and_trial_apart():
     assert trials.endswith("| 4 | 1 of 4 |") and total == "| all |  | 4 | 1 |"
     none, dropout = leak_tables.defence_table(records).splitlines()[2:]
     assert "| none | 1 of 2 | 90.00" in none and "| dropout | 0 of 1 | 80.00" in dropout
-    assert leak_tables.bundled_table(records) == leak_tables.small_table([]) == ""
+    assert leak_tables.whole_table(records) == leak_tables.small_table([]) == ""
+
+
+def test_classifiers_of_whole_data_sets_have_a_table_of_their_own():
+    whole = {"method": reconstruct.WHOLE, "leaky": False, "n_train": 60_000}
+    records = [
+        leak_record(),
+        leak_record(**whole, arch=reconstruct.BUNDLED, verdict="can't tell"),
+        leak_record(**whole, arch="vit"),
+        leak_record(**whole, arch="vit", seed=1, verdict="can't tell"),
+    ]
+    bundled, vit = leak_tables.whole_table(records).splitlines()[2:]
+    assert bundled.startswith("| MNIST | bundled CNN | 90.00 | 0 of 1 |")
+    assert vit.startswith("| MNIST | VIT | 90.00 ± 0.00 | 1 of 2 |")
+    assert leak_tables.calibration_table(records) == ""
 
 
 def test_a_term_switched_off_has_a_table_of_its_own():
