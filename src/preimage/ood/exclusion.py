@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.errors import PreimageError
-from preimage.ood.mahalanobis import ClassDistance
+from preimage.ood.distances import ClassDistance
 from preimage.ood.scores import uncertainty_estimate
 from preimage.types import Prediction
 

@@ -10,12 +10,18 @@ from torch import Tensor
 
 from preimage.classifier import Classifier, frozen
 from preimage.drawing import chunks
-from preimage.ood.mahalanobis import covariance_factor, whiten
+from preimage.ood.distances import neighbour_distance
 from preimage.runtime import channels_last
 from preimage.types import Layer
 
 _FLOOR = 1e-2
 """Added to a deviation before its logarithm: a constant map is far from usual, not infinitely."""
+_LEAST = 1e-3
+"""Added to a deviation over images: a number that hardly varies counts little."""
+_KEPT = 1000
+"""Real images to remember in every layer, at most: they are part of a detector's file."""
+_NEIGHBOUR = 3
+"""Which neighbour's distance counts."""
 
 
 class Look(NamedTuple):
@@ -79,9 +85,9 @@ def _describe(layer: Layer) -> Tensor:
 class LayerDistance:
     """How far from real images an image is in each layer, in standard deviations of theirs.
 
-    The Mahalanobis distance per layer, as in Lee et al. 2018 ("A simple unified framework for
-    detecting out-of-distribution samples", section 2.2), but to one mean for all classes and of
-    means and deviations of the channels; its logarithm, standardised over held-out real images.
+    In each layer the distance to a near neighbour (Sun et al. 2022, arXiv 2204.06507, who take the
+    penultimate features) among real images, by the means and deviations of the channels, each in
+    standard deviations; its logarithm, standardised over held-out real images.
     """
 
     def __init__(self) -> None:
@@ -96,7 +102,7 @@ class LayerDistance:
         """
         self._layers = []
         for seen, unseen in zip(reference, held_out, strict=True):
-            layer = _gauge(seen)
+            layer = _remember(seen)
             logs = _log_distance(layer, unseen)
             layer["centre"], layer["spread"] = logs.mean(), logs.std(correction=0).clamp_min(1e-6)
             self._layers.append(layer)
@@ -113,7 +119,7 @@ class LayerDistance:
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name, for :meth:`load_state_dict`."""
         return {
-            f"{i}.{name}": value.float().contiguous()
+            f"{i}.{name}": value.contiguous()
             for i, layer in enumerate(self._layers)
             for name, value in layer.items()
         }
@@ -127,14 +133,15 @@ class LayerDistance:
             self._layers[int(number)][key] = value
 
 
-def _gauge(values: Tensor) -> dict[str, Tensor]:
-    """Mean and the Cholesky factor of the covariance of (N, D)."""
-    values = values.double()
-    centred = values - values.mean(0)
-    return {"mean": values.mean(0).float(), "factor": covariance_factor(centred).float()}
+def _remember(values: Tensor) -> dict[str, Tensor]:
+    """Of (N, D), what a distance is measured by."""
+    mean, deviation = values.mean(0), values.std(0, correction=0) + _LEAST
+    kept = (values[:_KEPT] - mean) / deviation
+    return {"mean": mean, "deviation": deviation, "neighbours": kept.half()}
 
 
 def _log_distance(layer: dict[str, Tensor], values: Tensor) -> Tensor:
-    """Log of the squared Mahalanobis distance (B,)."""
-    whitened = whiten(layer["factor"], values.float() - layer["mean"])
-    return whitened.square().sum(1).clamp_min(1e-12).log()
+    """Log of the distance to a near neighbour, (B,)."""
+    standard = (values.float() - layer["mean"]) / layer["deviation"]
+    distance = neighbour_distance(standard, layer["neighbours"].float(), _NEIGHBOUR)
+    return distance.clamp_min(1e-6).log()

@@ -8,12 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preimage.ood.mahalanobis import ClassDistance, covariance_factor, whiten
+from preimage.ood.distances import (
+    ClassDistance,
+    covariance_factor,
+    neighbour_distance,
+    whiten,
+)
 
 _KEPT = 5000
 """Real images whose features are kept, at most: they are part of a detector's file."""
-_NEIGHBOUR = 0.0025
-"""Which neighbour's distance counts, as a share of them."""
+_NEIGHBOUR = 12
+"""Which neighbour's distance counts."""
 
 
 class Nearness:
@@ -52,9 +57,8 @@ class Nearness:
         """Both distances of `features` (B, D): (B, 2) float64, the neighbour's first."""
         known = {name: value.double() for name, value in self._state.items()}
         features = features.double()
-        rank = max(1, round(_NEIGHBOUR * len(known["neighbours"])))
-        cosines = F.normalize(features, dim=1) @ known["neighbours"].T
-        nearest = (2 - 2 * cosines.topk(rank, dim=1).values[:, -1]).clamp_min(0).sqrt()
+        unit = F.normalize(features, dim=1)
+        nearest = neighbour_distance(unit, known["neighbours"], _NEIGHBOUR)
         to_class = ClassDistance(known["means"], known["factor"])(features)
         to_all = whiten(known["factor_of_all"], features - known["mean"]).square().sum(1)
         return torch.stack([nearest, to_class - to_all], dim=1)

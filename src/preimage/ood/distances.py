@@ -1,4 +1,4 @@
-"""Whitening, as Mahalanobis's distance needs it."""
+"""How far values are from those of real images: Mahalanobis's distance, and a neighbour's."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ class ClassDistance:
         """Distances (B,) of features (B, D)."""
         whitened = whiten(self.factor, features)
         return torch.cdist(whitened, whiten(self.factor, self.means)).amin(1).square()
+
+
+def neighbour_distance(values: Tensor, known: Tensor, rank: int) -> Tensor:
+    """Euclidean distance (B,) of values (B, D) to the `rank`-th nearest of `known` (N, D).
+
+    Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors" (arXiv 2204.06507).
+    """
+    rank = min(rank, len(known))
+    return torch.cdist(values, known).topk(rank, dim=1, largest=False).values[:, -1]
