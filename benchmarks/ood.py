@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--scratch", action="store_true")
+    parser.add_argument(
+        "--alone", action="store_true", help="leave the baselines as they are recorded"
+    )
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
     given = parser.parse_args()
@@ -52,7 +55,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             place = given.keep or Path(folder)
             own = place / f"{id}-{start}-{variant}-{seed}"
-            return compare(seed, variant, id, start, own, beside=not given.parts)
+            return compare(seed, variant, id, start, own, beside=not (given.parts or given.alone))
 
     axes = {
         "seed": given.seeds,
