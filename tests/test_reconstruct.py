@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import preimage.jobs.reconstruct
-import preimage.leak.reconstruction
+import preimage.leak.objective
 import tiny
 from preimage.classifier import Classifier
 from preimage.cli import main
@@ -128,7 +128,7 @@ def test_divergence_is_one_sentence(monkeypatch):
     def nan(sample):
         return sample.images.mean() * float("nan")
 
-    monkeypatch.setattr(preimage.leak.reconstruction, "total_variation", nan)
+    monkeypatch.setattr(preimage.leak.objective, "total_variation", nan)
     with pytest.raises(DivergedError, match="lower --lr"):
         reconstruct(classifier(), QUICK)
 

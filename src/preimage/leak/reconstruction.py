@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -24,21 +23,13 @@ from preimage.inversion import predict
 from preimage.leak.balance import Balance
 from preimage.leak.carriers import make_carrier
 from preimage.leak.first_layer import first_layer
-from preimage.leak.terms import (
-    adversarial_step,
-    gradient_norm,
-    pixel_range,
-    sign_noise,
-    smooth_relu,
-    stationarity,
-)
+from preimage.leak.objective import Objective
+from preimage.leak.terms import smooth_relu
 from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
 from preimage.runtime import make_fabric, stream
-from preimage.terms.paper import cosine_similarity, cross_entropy, kl_divergence, orthogonality
-from preimage.terms.prior import total_variation
 from preimage.training import one_device
-from preimage.types import Condition, Prediction, Sample
+from preimage.types import Condition
 
 LOOK_EVERY = 25
 """Steps between two looks at the terms' gradients."""
@@ -163,16 +154,16 @@ class _Search:
         device: torch.device,
         known: Tensor,
     ):
-        self.classifier, self.config, self.known = classifier, config, known
+        self.config, self.known = config, known
         classes, spec, seed = classifier.classes, classifier.spec, config.seed
         wanted = balanced_labels(config.images - len(known), classes).sort().values
         labels = torch.cat([_answers(classifier, known), wanted])
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
         condition = scheme(labels, stream(seed, "reconstruct"))
         self.labels = labels.to(device)
-        self.condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
+        condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
+        self.objective = Objective(classifier, condition, self.labels, config)
         self.carrier = make_carrier(config.carrier, spec, wanted, classes, seed).to(device)
-        self.parameters = [p for p in classifier.parameters() if p.requires_grad]
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
         self.balance = Balance(priorities(config))
         self.optimizer = torch.optim.Adam(
@@ -210,7 +201,8 @@ class _Search:
 
     def _step(self, step: int) -> dict[str, float]:
         images = self.images()
-        values = self._values(images, step)
+        names = list(self.balance.priorities)
+        values = self.objective.values(names, images, self.multipliers, step)
         if step % LOOK_EVERY == 0:
             self.balance.look(values, images)
         loss = self.balance.total(values)
@@ -226,11 +218,6 @@ class _Search:
         self.optimizer.step()
         self.schedule.step()
         return {name: value.item() for name, value in values.items()}
-
-    def _values(self, images: Tensor, step: int) -> dict[str, Tensor]:
-        """Every term that has a priority."""
-        made = _Terms(self, images, step)
-        return {name: getattr(made, name)() for name in self.balance.priorities}
 
     def _state(self, step: int) -> dict[str, Any]:
         return {
@@ -250,78 +237,6 @@ class _Search:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["step"])
-
-
-class _Terms:
-    """The terms of one step by name; what several share is made once."""
-
-    def __init__(self, search: _Search, images: Tensor, step: int):
-        self.search, self.images = search, images
-        self.inside = images + (images.clamp(0, 1) - images).detach()
-        self.prediction = search.classifier(self.inside)
-        self.sample = Sample(images, search.condition, self.prediction)
-        self.random = stream(search.config.seed, "noise", step)
-        self._moved: dict[str, Sample] = {}
-
-    def kl(self) -> Tensor:
-        return kl_divergence(self.sample)
-
-    def ce(self) -> Tensor:
-        return cross_entropy(self.sample)
-
-    def cosine(self) -> Tensor:
-        return cosine_similarity(self.sample)
-
-    def orthogonality(self) -> Tensor:
-        return orthogonality(self.sample)
-
-    def kl_noise(self) -> Tensor:
-        return kl_divergence(self._noisy())
-
-    def ce_noise(self) -> Tensor:
-        return cross_entropy(self._noisy())
-
-    def kl_adversarial(self) -> Tensor:
-        return kl_divergence(self._attacked())
-
-    def ce_adversarial(self) -> Tensor:
-        return cross_entropy(self._attacked())
-
-    def smoothness(self) -> Tensor:
-        return total_variation(self.sample)
-
-    def pixels(self) -> Tensor:
-        return pixel_range(self.images)
-
-    def gradient(self) -> Tensor:
-        logits, labels = self.prediction.logits, self.search.labels
-        return gradient_norm(logits, labels, self.search.parameters)
-
-    def stationarity(self) -> Tensor:
-        logits, labels = self.prediction.logits, self.search.labels
-        multipliers = F.softplus(self.search.multipliers)  # at least 0
-        return stationarity(logits, labels, multipliers, self.search.parameters)
-
-    def _ask(self, images: Tensor) -> Tensor:
-        prediction: Prediction = self.search.classifier(images)
-        return prediction.logits
-
-    def _noisy(self) -> Sample:
-        epsilon = self.search.config.epsilon
-        return self._seen("noise", lambda: sign_noise(self.inside, epsilon, self.random))
-
-    def _attacked(self) -> Sample:
-        epsilon, labels = self.search.config.epsilon, self.search.labels
-        return self._seen(
-            "attack", lambda: adversarial_step(self._ask, self.inside, labels, epsilon)
-        )
-
-    def _seen(self, name: str, move: Callable[[], Tensor]) -> Sample:
-        if name not in self._moved:
-            moved = move()
-            prediction = self.search.classifier(moved)
-            self._moved[name] = Sample(moved, self.search.condition, prediction)
-        return self._moved[name]
 
 
 def _answers(classifier: Classifier, images: Tensor) -> Tensor:
