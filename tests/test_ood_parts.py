@@ -29,7 +29,7 @@ from preimage.ood.scores import (
     score_names,
     uncertainty_estimate,
 )
-from preimage.ood.shortcuts import find_shortcuts, same_path
+from preimage.ood.shortcuts import find_shortcuts, same_path, softened
 from preimage.ood.synthetic import make_synthetic, synthetic_names
 from preimage.runtime import stream
 from preimage.types import ImageSpec, Prediction
@@ -429,3 +429,19 @@ def test_the_blur_of_enlarging_is_a_shortcut_and_the_same_path_removes_it():
     assert "fine detail" in found[0] and "fine detail" not in found[1]
     assert same_path(sharp, sharp.spec) is sharp
     assert same_path(sharp, ImageSpec(3, 64, 64)) is sharp
+
+
+def test_softened_images_lose_detail_and_nothing_else():
+    images = torch.randint(256, (40, 3, 33, 47), dtype=torch.uint8, generator=stream("soft"))
+    known = image_set(images.clone())
+    soft = softened(known, stream("softened"))
+    assert soft.images.shape == images.shape and soft.images.dtype == torch.uint8
+    assert torch.equal(soft.labels, known.labels) and torch.equal(known.images, images)
+    noise = images.float().diff(dim=3).abs().mean((1, 2, 3))
+    left = soft.images.float().diff(dim=3).abs().mean((1, 2, 3))
+    assert bool((left < noise).all()) and float(left.min()) < 0.6 * float(noise.mean())
+    means = soft.images.float().mean((1, 2, 3)) - images.float().mean((1, 2, 3))
+    assert float(means.abs().max()) < 2
+    assert torch.equal(softened(known, stream("softened")).images, soft.images)
+    tiny_ones = image_set(images[:, :, :8, :8])  # nothing smaller is an image
+    assert torch.equal(softened(tiny_ones, stream("softened")).images, tiny_ones.images)

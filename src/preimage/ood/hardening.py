@@ -24,6 +24,7 @@ from preimage.ood.guard import AccuracyGuard
 from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.pool import GarbagePool
 from preimage.ood.rounds import Candidates, Rounds
+from preimage.ood.shortcuts import softened
 from preimage.runtime import channels_last, make_fabric, stream
 from preimage.training import (
     accuracy_on,
@@ -40,7 +41,8 @@ _GENTLE = 0.1
 """Of the usual learning rate, for weights that are trained already."""
 _MOST_WEIGHT = 0.5
 """Of garbage beside all classes together."""
-_KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 10_000
+_KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 9000
+_SOFT = 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Hardened:
     images that are new: a start classifier was trained on the held-out ones, or on frames of the
     same film, and takes them with more confidence than others."""
     reference: ImageSet
-    """Some of those that it was trained on, to know the layers by."""
+    """Some of those that it was trained on, to know features and layers by, a third of them reduced
+    and enlarged again."""
     epochs: tuple[HardenEpoch, ...]
 
 
@@ -124,7 +127,7 @@ def harden(
         loop = _Loop(fabric, classifier, fit, validation, config, training, tuned)
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
-    reference = fit.subset(torch.arange(min(len(fit), _REFERENCE_IMAGES)))  # in random order
+    reference = _reference(fit, training.seed)
     unfamiliar = _changed(validation, training)
     return Hardened(classifier, loop.pool, validation, unfamiliar, reference, epochs)
 
@@ -138,6 +141,18 @@ def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]
             f"expected at least 5 images, to hold some out, found {len(data)}; give more"
         )
     return data.subset(order[count:]), data.subset(order[:count])
+
+
+def _reference(images: ImageSet, seed: int) -> ImageSet:
+    """Some of the images, which are in random order, and every third of them softened.
+
+    What was enlarged is soft, known or unknown: softness alone is nothing unusual.
+    """
+    some = images.subset(torch.arange(min(len(images), _REFERENCE_IMAGES)))
+    soft = softened(some, stream(seed, "reference"))
+    third = torch.arange(len(some)) % _SOFT == 0
+    chosen = torch.where(third[:, None, None, None], soft.images, some.images)
+    return replace(some, images=chosen)
 
 
 def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:

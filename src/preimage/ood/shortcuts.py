@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ GIVES_AWAY = 0.95
 """AUROC from which a statistic that knows nothing of content counts as a shortcut."""
 
 _MOST_IMAGES = 2000
+_SMALLEST, _SIZES, _LEAST = 0.75, 8, 8
+"""Of softened images: the smallest share of their sides, how many shares, and the fewest pixels."""
 Statistic = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) in [0, 1] to one number each."""
 
@@ -93,3 +96,20 @@ def same_path(known: ImageSet, native: ImageSpec) -> ImageSet:
     height, width = min(native.height, known.spec.height), min(native.width, known.spec.width)
     small = ImageSpec(known.spec.channels, height, width)
     return known.convert(small).convert(known.spec)
+
+
+def softened(known: ImageSet, random: torch.Generator) -> ImageSet:
+    """Known images, each reduced to between three quarters and all of its size and enlarged again.
+
+    As :func:`same_path`, but for unknown images of no size in particular.
+    """
+    images = known.images.clone()
+    channels, height, width = known.spec.shape
+    draw = torch.randint(_SIZES, (len(images),), generator=random)
+    for number in range(_SIZES):
+        share = _SMALLEST + (1 - _SMALLEST) * number / _SIZES
+        small = ImageSpec(channels, *(max(_LEAST, round(share * side)) for side in (height, width)))
+        rows = (draw == number).nonzero().flatten()
+        part = known.subset(rows)
+        images[rows] = part.convert(small).convert(known.spec).images
+    return replace(known, images=images)
