@@ -150,6 +150,14 @@ def ood_record(id, ood, seed, method, score, auroc, **more):
     }
 
 
+def test_a_plain_classifiers_accuracy_is_that_recorded_with_its_baselines():
+    alone = ood_record("mnist", "cifar10", 0, "preimage", "combined", 0.9, id_accuracy_plain=None)
+    beside = ood_record("mnist", "cifar10", 0, "knn", "knn", 0.9, id_accuracy_plain=0.97)
+    of = ood_tables.WHOLE["ood-accuracy"]
+    assert "| MNIST | 99.00 | 97.00 | 60.00 | 1 |" in of([beside, alone])
+    assert "| MNIST | 99.00 | not measured | 60.00 | 1 |" in of([alone])
+
+
 def test_ood_tables_average_sets_before_seeds():
     records = [
         ood_record("mnist", ood, seed, method, score, value)
