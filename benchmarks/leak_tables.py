@@ -120,6 +120,7 @@ def parts_table(records: list[Record]) -> str:
     """A row a term: what the search for all images finds without it."""
     mine = [r for r in _undefended(records) if r["method"].startswith(_SEARCH)]
     ablated = {_of(r, _CELL[:-1]) for r in mine if r["method"].startswith(_PART)}
+    ablated &= {_of(r, _CELL[:-1]) for r in mine if r["method"] == _SEARCH}  # to compare with
     mine = [r for r in mine if _of(r, _CELL[:-1]) in ablated]
     rows = [
         [
