@@ -135,9 +135,7 @@ def main() -> None:
 def measure(**of: Any) -> list[Record]:
     """The record of one reconstruction, of a classifier that leaks as far as is known."""
     del of["leaky"]
-    found = json.loads((reconstructed(**of) / "metrics.json").read_text())
-    extra = {"leaky": True, "trial": 0, "steps": _steps(of["method"]), "images": IMAGES}
-    return [{**of, **{name: found[name] for name in FIELDS}, **extra}]
+    return [_record(reconstructed(**of), True, _steps(of["method"]), of)]
 
 
 def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
@@ -179,17 +177,19 @@ def whole(seed: int, dataset: str, arch: str, method: str) -> list[Record]:
     how = ("--steps", str(WHOLE_STEPS), "--images", str(IMAGES), "--seed", str(seed))
     beside = ("--data", dataset, "--most", str(BESIDE))
     _run("reconstruct", model, *beside, *how, "--out", str(out))
-    found = json.loads((out / "metrics.json").read_text())
-    extra = {"leaky": False, "trial": 0, "steps": WHOLE_STEPS, "images": IMAGES}
-    return [
-        {
-            **{"dataset": dataset, "arch": arch, "n_train": len(load(dataset, "train"))},
-            **{"classes": found["classes"], "seed": seed, "method": method, "defence": "none"},
-            "first_scale": 1.0,
-            **{name: found[name] for name in FIELDS},
-            **extra,
-        }
-    ]
+    data = load(dataset, "train")
+    of = {
+        **{"dataset": dataset, "arch": arch, "n_train": len(data), "classes": data.classes},
+        **{"first_scale": 1.0, "seed": seed, "method": method, "defence": "none"},
+    }
+    return [_record(out, False, WHOLE_STEPS, of)]
+
+
+def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any]) -> Record:
+    """What the reconstruction in `run` came to."""
+    found = json.loads((run / "metrics.json").read_text())
+    extra = {"leaky": leaky, "trial": 0, "steps": steps, "images": IMAGES}
+    return {**of, **{name: found[name] for name in FIELDS}, **extra}
 
 
 def reconstructed(method: str, seed: int, **of: Any) -> Path:

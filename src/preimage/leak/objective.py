@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Objective:
     config: ReconstructConfig
 
     def values(
-        self, names: list[str], images: Tensor, multipliers: Tensor, step: int
+        self, names: Iterable[str], images: Tensor, multipliers: Tensor, step: int
     ) -> dict[str, Tensor]:
         """The named terms, each a scalar with gradients, without weights.
 
@@ -53,6 +54,7 @@ class Objective:
         made = _Step(self, images, multipliers, step)
         return {name: getattr(made, name)() for name in names}
 
+    @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """The classifier's weights that are in the graph."""
         return [p for p in self.classifier.parameters() if p.requires_grad]
@@ -100,12 +102,12 @@ class _Step:
         return pixel_range(self.images)
 
     def gradient(self) -> Tensor:
-        return gradient_norm(self.prediction.logits, self.of.labels, self.of.parameters())
+        return gradient_norm(self.prediction.logits, self.of.labels, self.of.parameters)
 
     def stationarity(self) -> Tensor:
         logits, labels = self.prediction.logits, self.of.labels
         multipliers = F.softplus(self.multipliers)  # at least 0
-        return stationarity(logits, labels, multipliers, self.of.parameters())
+        return stationarity(logits, labels, multipliers, self.of.parameters)
 
     def _ask(self, images: Tensor) -> Tensor:
         prediction: Prediction = self.of.classifier(images)

@@ -103,7 +103,7 @@ def reconstruct(
         search.run(state, checkpoint, on_step)
         with torch.no_grad():
             images = search.images().clamp(0, 1).float().cpu()
-    return Reconstruction(images, search.labels.cpu(), len(known))
+    return Reconstruction(images, search.objective.labels.cpu(), len(known))
 
 
 def _known(
@@ -160,9 +160,8 @@ class _Search:
         labels = torch.cat([_answers(classifier, known), wanted])
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
         condition = scheme(labels, stream(seed, "reconstruct"))
-        self.labels = labels.to(device)
         condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
-        self.objective = Objective(classifier, condition, self.labels, config)
+        self.objective = Objective(classifier, condition, labels.to(device), config)
         self.carrier = make_carrier(config.carrier, spec, wanted, classes, seed).to(device)
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
         self.balance = Balance(priorities(config))
@@ -201,8 +200,7 @@ class _Search:
 
     def _step(self, step: int) -> dict[str, float]:
         images = self.images()
-        names = list(self.balance.priorities)
-        values = self.objective.values(names, images, self.multipliers, step)
+        values = self.objective.values(self.balance.priorities, images, self.multipliers, step)
         if step % LOOK_EVERY == 0:
             self.balance.look(values, images)
         loss = self.balance.total(values)

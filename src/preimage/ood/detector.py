@@ -145,8 +145,8 @@ class Detector:
             known: images of the classes that were not trained on: an image set, a tensor
                 (N, C, H, W) in [0, 1], or batches of such tensors, alone or with labels.
             tpr: share of them that is to count as in-distribution, in (0, 1].
-            reference: more images of the classes, trained on or not, to know the layers by; None
-                takes every other one of `known` for that.
+            reference: more images of the classes, trained on or not, to know features and layers
+                by; None takes every other one of `known` for that.
             unfamiliar: what the thresholds are chosen on instead of `known`, where those look
                 like images that were trained on: for example the same under random changes.
 
@@ -157,16 +157,17 @@ class Detector:
             raise PreimageError(
                 f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
             )
-        held_out = all_known = self._look_at(known)
-        if reference is not None:
-            usual = self._look_at(reference)
-        else:
+        all_known = self._look_at(known)
+        if reference is None:
             usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
+        else:
+            usual, held_out = self._look_at(reference), all_known
         self._layers.fit(usual.layers, held_out.layers)
         self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
         chosen = all_known if unfamiliar is None else self._look_at(unfamiliar)
-        self._gauge = Gauge.of(self._measures(chosen))
-        evidence = self._evidence(chosen)
+        measured = self._measures(chosen)
+        self._gauge = Gauge.of(measured)
+        evidence = _evidence(self._gauge, chosen, measured)
         for name in score_names():
             self.thresholds[name] = float(threshold_at(find_score(name)(evidence), tpr))
         return self
@@ -192,15 +193,13 @@ class Detector:
                 f"expected images (B, {', '.join(map(str, self.spec.shape))}), found "
                 f"{tuple(images.shape)}; convert them"
             )
-        return self._evidence(look(self.classifier, images))
-
-    def _evidence(self, look: Look) -> Evidence:
         if self._gauge is None:
             raise PreimageError("expected a detector that was fitted, found none; call fit first")
-        return Evidence(look.logits, *self._gauge(self._measures(look)).float().unbind(1))
+        seen = look(self.classifier, images)
+        return _evidence(self._gauge, seen, self._measures(seen))
 
-    def _measures(self, look: Look) -> Tensor:
-        return measures(look.logits, self._nearness(look.features), self._layers(look.layers))
+    def _measures(self, seen: Look) -> Tensor:
+        return measures(seen.logits, self._nearness(seen.features), self._layers(seen.layers))
 
     def _look_at(self, images: Images) -> Look:
         """At all of `images`."""
@@ -276,6 +275,10 @@ class Detector:
         detector._layers.load_state_dict(below(_LAYERS, state))
         detector._nearness.load_state_dict(below(_NEARNESS, state))
         return detector
+
+
+def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
+    return Evidence(seen.logits, *gauge(measured).float().unbind(1))
 
 
 def threshold_at(scores: Tensor, tpr: float) -> Tensor:

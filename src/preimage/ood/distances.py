@@ -34,6 +34,7 @@ class ClassDistance:
 
     def __init__(self, means: Tensor, factor: Tensor):
         self.means, self.factor = means, factor
+        self._whitened_means = whiten(factor, means)
 
     @classmethod
     def to_means_of(cls, features: Tensor, labels: Tensor) -> ClassDistance:
@@ -45,7 +46,7 @@ class ClassDistance:
     def __call__(self, features: Tensor) -> Tensor:
         """Distances (B,) of features (B, D)."""
         whitened = whiten(self.factor, features)
-        return torch.cdist(whitened, whiten(self.factor, self.means)).amin(1).square()
+        return torch.cdist(whitened, self._whitened_means).amin(1).square()
 
 
 def neighbour_distance(values: Tensor, known: Tensor, rank: int) -> Tensor:

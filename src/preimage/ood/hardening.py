@@ -149,10 +149,7 @@ def _reference(images: ImageSet, seed: int) -> ImageSet:
     What was enlarged is soft, known or unknown: softness alone is nothing unusual.
     """
     some = images.subset(torch.arange(min(len(images), _REFERENCE_IMAGES)))
-    soft = softened(some, stream(seed, "reference"))
-    third = torch.arange(len(some)) % _SOFT == 0
-    chosen = torch.where(third[:, None, None, None], soft.images, some.images)
-    return replace(some, images=chosen)
+    return softened(some, stream(seed, "reference"), _SOFT)
 
 
 def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:

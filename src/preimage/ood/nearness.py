@@ -44,24 +44,23 @@ class Nearness:
         features = features.double()
         mean = features.mean(0)
         to_class = ClassDistance.to_means_of(features, classes)
-        self._state = {
+        state = {
             "neighbours": F.normalize(features[:_KEPT], dim=1).half(),
             "means": to_class.means.float(),
             "factor": to_class.factor.float(),
             "mean": mean.float(),
             "factor_of_all": covariance_factor(features - mean).float(),
         }
+        self.load_state_dict(state)
         return self
 
     def __call__(self, features: Tensor) -> Tensor:
         """Both distances of `features` (B, D): (B, 2) float64, the neighbour's first."""
-        known = {name: value.double() for name, value in self._state.items()}
-        features = features.double()
+        known, features = self._known, features.double()
         unit = F.normalize(features, dim=1)
         nearest = neighbour_distance(unit, known["neighbours"], _NEIGHBOUR)
-        to_class = ClassDistance(known["means"], known["factor"])(features)
         to_all = whiten(known["factor_of_all"], features - known["mean"]).square().sum(1)
-        return torch.stack([nearest, to_class - to_all], dim=1)
+        return torch.stack([nearest, self._to_class(features) - to_all], dim=1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name, for :meth:`load_state_dict`."""
@@ -70,3 +69,5 @@ class Nearness:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be as the one that gave `state`."""
         self._state = dict(state)
+        self._known = {name: value.double() for name, value in state.items()}
+        self._to_class = ClassDistance(self._known["means"], self._known["factor"])

@@ -90,7 +90,7 @@ def garbage_odds(logits: Tensor) -> Tensor:
     Args:
         logits: (B, n + 1), garbage last.
     """
-    return logits[:, -1] - logits[:, :-1].logsumexp(1)
+    return logits[:, -1] + known_energy(logits)
 
 
 def known_energy(logits: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def uncertainty_score(evidence: Evidence) -> Tensor:
 
 @score("features")
 def features_score(evidence: Evidence) -> Tensor:
-    """Distance of the features from those of real images, (B,), in these's standard deviations."""
+    """Distance of the features from those of real images, (B,), in standard deviations."""
     return evidence.features
 
 

@@ -98,18 +98,23 @@ def same_path(known: ImageSet, native: ImageSpec) -> ImageSet:
     return known.convert(small).convert(known.spec)
 
 
-def softened(known: ImageSet, random: torch.Generator) -> ImageSet:
-    """Known images, each reduced to between three quarters and all of its size and enlarged again.
+def softened(known: ImageSet, random: torch.Generator, every: int = 1) -> ImageSet:
+    """Known images, some of them reduced to at least three quarters of their size and enlarged.
 
     As :func:`same_path`, but for unknown images of no size in particular.
+
+    Args:
+        known: any images; they are not changed.
+        random: gives each its size.
+        every: which are softened: the first and each so many after it; 1 is all.
     """
     images = known.images.clone()
     channels, height, width = known.spec.shape
     draw = torch.randint(_SIZES, (len(images),), generator=random)
+    chosen = torch.arange(len(images)) % every == 0
     for number in range(_SIZES):
         share = _SMALLEST + (1 - _SMALLEST) * number / _SIZES
         small = ImageSpec(channels, *(max(_LEAST, round(share * side)) for side in (height, width)))
-        rows = (draw == number).nonzero().flatten()
-        part = known.subset(rows)
-        images[rows] = part.convert(small).convert(known.spec).images
+        rows = (chosen & (draw == number)).nonzero().flatten()
+        images[rows] = known.subset(rows).convert(small).convert(known.spec).images
     return replace(known, images=images)
