@@ -61,7 +61,8 @@ def commit() -> str | None:
 def hardware_name() -> str:
     """Processor, cores and graphics card in a few words."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {_processor()}, {_graphics()}"
+    count = "1 core" if cores == 1 else f"{cores} cores"
+    return f"{count}, {_processor()}, {_graphics()}"
 
 
 def memory_gb() -> float | None:
