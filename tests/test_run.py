@@ -416,11 +416,17 @@ def test_environment_says_what_made_the_run(tmp_path, monkeypatch):
     assert found["command"] == "preimage invert 'two words' --seed=1"
     assert {"python", "preimage", "torch", "lightning-fabric", "datasets"} <= set(found["versions"])
     assert found["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert " cores, " in hardware_name() == found["hardware"]
+    assert hardware_name() == found["hardware"]
     assert found["memory_gb"] is None or found["memory_gb"] > 0.1
     assert json.loads(json.dumps(found)) == found
     if found["commit"] is not None:
         assert len(found["commit"].removesuffix("-dirty")) == 12
+
+
+@pytest.mark.parametrize(("cores", "named"), [({3}, "1 core, "), ({0, 1}, "2 cores, ")])
+def test_hardware_counts_the_cores_that_the_process_may_use(monkeypatch, cores, named):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    assert hardware_name().startswith(named)
 
 
 def test_run_and_its_parts_import_no_torch():

@@ -254,7 +254,7 @@ class HardenConfig:
     """Peak learning rate while inverting."""
     valid: int = 2000
     """Training images to hold out, a fifth of them at most: the guard and the threshold use
-    them."""
+    them. Where the images are frames of films, in their order, whole films are held out."""
     margin: float = 0.02
     """How far the accuracy on them may fall below the best so far before the guard goes back to
     the last good epoch and drops the last round."""

@@ -1,4 +1,4 @@
-"""A part of an image set: a few images of each class, or two classes in place of many."""
+"""A part of an image set: a few of each class, some held out, or two classes for many."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preimage.data.films import films
 from preimage.data.imageset import ImageSet
 from preimage.errors import PreimageError
 from preimage.runtime import stream
@@ -48,6 +49,51 @@ def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, Image
         parts[1].append(rows[count : 2 * count])
     used, others = (images.subset(torch.cat(part)) for part in parts)
     return used, others
+
+
+def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split off some images at random; of images that are frames of films, whole films.
+
+    Args:
+        images: what to split.
+        count: images to split off, at most a fifth of all; with whole films it may be a few more.
+            Of each class some film stays.
+        seed: of the draw.
+
+    Returns:
+        The rest and those split off, both in random order.
+
+    Raises:
+        PreimageError: for fewer than five images.
+    """
+    count = min(count, len(images) // 5)
+    if count < 1:
+        raise PreimageError(
+            f"expected at least 5 images, to hold some out, found {len(images)}; give more"
+        )
+    random = stream(seed, "validation")
+    order = torch.randperm(len(images), generator=random)
+    of_film = films(images)
+    if of_film is None:
+        return images.subset(order[count:]), images.subset(order[:count])
+    out = torch.isin(of_film, _some_films(of_film, images.labels, count, random))[order]
+    return images.subset(order[~out]), images.subset(order[out])
+
+
+def _some_films(of_film: Tensor, labels: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """Numbers of films of at least `count` images together, but never all of a class."""
+    sizes = torch.bincount(of_film)
+    label = torch.zeros_like(sizes).scatter_(0, of_film, labels)
+    left = torch.bincount(label)
+    chosen, images = [], 0
+    for film in torch.randperm(len(sizes), generator=random).tolist():
+        if images >= count:
+            break
+        if left[label[film]] > 1:
+            left[label[film]] -= 1
+            chosen.append(film)
+            images += int(sizes[film])
+    return torch.tensor(chosen, dtype=torch.long)
 
 
 def two_classes(images: ImageSet, positive: Sequence[int]) -> ImageSet:

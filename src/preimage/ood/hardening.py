@@ -17,6 +17,7 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
+from preimage.data.portion import hold_out
 from preimage.drawing import to_bytes
 from preimage.errors import DivergedError, PreimageError
 from preimage.ood.exclusion import Known
@@ -130,17 +131,6 @@ def harden(
     reference = _reference(fit, training.seed)
     unfamiliar = _changed(validation, training)
     return Hardened(classifier, loop.pool, validation, unfamiliar, reference, epochs)
-
-
-def hold_out(data: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Split off `count` images at random, at most a fifth: (the rest, those split off)."""
-    order = torch.randperm(len(data), generator=stream(seed, "validation"))
-    count = min(count, len(data) // 5)
-    if count < 1:
-        raise PreimageError(
-            f"expected at least 5 images, to hold some out, found {len(data)}; give more"
-        )
-    return data.subset(order[count:]), data.subset(order[:count])
 
 
 def _reference(images: ImageSet, seed: int) -> ImageSet:

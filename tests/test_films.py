@@ -1,0 +1,86 @@
+"""Frames of one film are told by their order, and are never on both sides of a split."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from preimage.data import ImageSet
+from preimage.data.films import films
+from preimage.data.portion import hold_out
+from preimage.errors import PreimageError
+from preimage.runtime import stream
+
+LENGTHS = (1, 3, 9, 6, 4, 7, 5, 8)
+
+
+def _filmed(classes: int = 4, shuffled: bool = False) -> tuple[ImageSet, torch.Tensor]:
+    """Each class in films of LENGTHS frames, and the true film of every image."""
+    random = torch.Generator().manual_seed(0)
+    images, labels, of_film = [], [], []
+    for film in range(classes * len(LENGTHS)):
+        length = LENGTHS[film % len(LENGTHS)]
+        scene = torch.rand(1, 3, 16, 16, generator=random)
+        frames = scene + 0.05 * torch.randn(length, 3, 16, 16, generator=random)
+        images.append(frames.clamp(0, 1))
+        labels += [film // len(LENGTHS)] * length
+        of_film += [film] * length
+    rows = torch.arange(len(labels))
+    if shuffled:
+        rows = torch.randperm(len(labels), generator=random)
+    pixels = (torch.cat(images) * 255).round().byte()[rows]
+    names = tuple("abcdefgh"[:classes])
+    both = torch.tensor(labels)[rows], torch.tensor(of_film)[rows]
+    return ImageSet("filmed", "train", pixels, both[0], names), both[1]
+
+
+def test_films_are_found_in_their_order():
+    images, truth = _filmed()
+    assert torch.equal(films(images), truth)
+
+
+def test_images_in_random_order_are_no_films():
+    images, _ = _filmed(shuffled=True)
+    assert films(images) is None
+
+
+@pytest.mark.parametrize("value", [0, 200])
+def test_flat_images_and_single_ones_are_no_error(value):
+    flat = torch.full((6, 1, 8, 8), value, dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    # copies of one image are as near as frames can be
+    assert films(ImageSet("flat", "train", flat, labels, ("a", "b"))).tolist() == [0] * 5 + [1]
+    assert films(ImageSet("one", "train", flat[:1], labels[:1], ("a",))) is None
+
+
+def test_whole_films_are_held_out():
+    images, truth = _filmed()
+    rest, out = hold_out(images, 30, seed=0)
+    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    sides = [{film[bytes(row.numpy())] for row in part.images} for part in (rest, out)]
+    assert not sides[0] & sides[1]
+    assert len(rest) + len(out) == len(images)
+    assert 30 <= len(out) < 30 + max(LENGTHS)
+    assert set(rest.labels.tolist()) == set(range(4))
+
+
+def test_no_class_is_held_out_whole():
+    images, truth = _filmed()
+    single = images.subset(((images.labels != 3) | (truth == truth.max())).nonzero().flatten())
+    for seed in range(20):
+        rest, _ = hold_out(single, len(single), seed)
+        assert 3 in rest.labels
+
+
+def test_without_films_images_are_held_out_at_random():
+    images, _ = _filmed(shuffled=True)
+    rest, out = hold_out(images, 30, seed=1)
+    order = torch.randperm(len(images), generator=stream(1, "validation"))
+    assert torch.equal(out.images, images.images[order[:30]])
+    assert torch.equal(rest.images, images.images[order[30:]])
+
+
+def test_too_few_images_to_hold_out_are_refused():
+    images, _ = _filmed()
+    with pytest.raises(PreimageError, match="at least 5 images"):
+        hold_out(images.subset(slice(0, 4)), 2, seed=0)
