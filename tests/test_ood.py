@@ -459,4 +459,14 @@ def test_train_from_a_named_classifier_makes_a_detector_that_loads(capsys, share
         *("--baselines", "msp", "--out", "e2"),
     )
     assert status == 0, err  # known data and the plain classifier are those of the run
-    assert {record["method"] for record in json.loads(out)["records"]} == {"preimage", "msp"}
+    beside = json.loads(out)
+    assert {record["method"] for record in beside["records"]} == {"preimage", "msp"}
+    status, out, err = run(
+        capsys,
+        *("ood", "eval", "more", "--ood", shared / "other", "--no-synthetic", "--json"),
+        *("--baselines", "--out", "e3"),
+    )
+    assert status == 0 and "left out" not in err
+    alone = json.loads(out)
+    assert {record["method"] for record in alone["records"]} == {"preimage"}
+    assert alone["id_accuracy_plain"] == beside["id_accuracy_plain"] is not None

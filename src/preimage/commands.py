@@ -210,8 +210,8 @@ class OodEval:
     synthetic: bool = True
     """Measure on images made by code as well: noise, stripes, patch-shuffled known images ..."""
     plain: str | None = None
-    """Plain classifier for the baselines, of the same architecture and training; None takes the
-    one that was hardened, where that is known."""
+    """Classifier without garbage, of the same architecture and training, for the baselines and to
+    compare the accuracy with; None takes the one that was hardened, where that is known."""
     baselines: tuple[str, ...] = BASELINES
     """Baselines to measure; none given after it leaves them out."""
     most: int = 10_000

@@ -161,16 +161,15 @@ def _subjects(command: OodEval, report: Reporter) -> _Subjects:
 
 
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:
-    """The classifier for the baselines; None, and a warning, where there is none."""
-    if not command.baselines:
-        return None
+    """The classifier without garbage; None where there is none, and a warning if one was needed."""
     if command.plain is None and isinstance(detector.recipe, FromModel):
         return load_classifier(detector.recipe.model)
     if command.plain is None:
-        report.warn(
-            "baselines are left out: give a plain classifier of the same architecture and training "
-            "with --plain"
-        )
+        if command.baselines:
+            report.warn(
+                "baselines are left out: give a plain classifier of the same architecture and "
+                "training with --plain"
+            )
         return None
     plain = load_classifier(command.plain)
     if (plain.spec, plain.classes) != (detector.spec, len(detector.class_names)):
@@ -230,7 +229,7 @@ def _judges(
     left_out: dict[str, str] = {}
     if subjects.detector is not None:
         judges.append(DetectorJudge(subjects.detector))
-    if subjects.plain is not None:
+    if subjects.plain is not None and command.baselines:
         train = load(_id(command), "train", spec=subjects.plain.spec)
         fitted = Fitted(subjects.plain, train, command.seed)
         scorers = {}
