@@ -60,3 +60,13 @@ def deviated(figure: Figure, n: int, scale: float, digits: int | None = None) ->
     if figure.deviation is not None:
         text += f" ± {figure.deviation * scale:.{digits}f}"
     return text if figure.values == n else f"{text} ({figure.values} of {n} seeds)"
+
+
+def pivot(
+    cells: Iterable[tuple[tuple[str, str], int, str]], columns: Sequence[int], missing: str
+) -> list[list[str]]:
+    """A row for every pair of names, with its text in each column."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for names, column, text in cells:
+        found.setdefault(names, {})[column] = text
+    return [[*names, *(at.get(one, missing) for one in columns)] for names, at in found.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from formats import by_dataset, deviated, markdown, title_of
+from formats import by_dataset, deviated, markdown, pivot, title_of
 from preimage.records import Record, summarise
 
 _CELL = ("dataset", "arch", "n_train", "classes", "first_scale", "method")
@@ -26,7 +26,9 @@ _PART = f"{_SEARCH}, "
 _WHOLE = "whole"
 _ARCHS = {"bundled": "bundled CNN"}
 _HEADLINE = {"first_scale": 1e-4, "n_train": 100}
-_HEADLINE_METHODS = ("preimage-direct", "kkt")
+_DIRECT = "preimage-direct"
+"""The usual method."""
+_HEADLINE_METHODS = (_DIRECT, "kkt")
 
 
 def headline_table(records: list[Record]) -> str:
@@ -93,9 +95,29 @@ def whole_table(records: list[Record]) -> str:
     return markdown(header, rows) if rows else ""
 
 
+def power_table(records: list[Record]) -> str:
+    """A row an architecture, a column a number of training images: how often it still leaks."""
+    mine = [
+        r
+        for r in _undefended(records)
+        if r["method"] == _DIRECT and r["first_scale"] == 1e-4 and r["classes"] == 2
+    ]
+    cells = [
+        (
+            (title_of(group), str(group["arch"]).upper()),
+            int(group["n_train"]),
+            f"{_verdicts(mine, group)}, p {group['p_value'].mean:.3f}",
+        )
+        for group in _groups(mine, _CELL)
+    ]
+    sizes = sorted({size for _, size, _ in cells})
+    header = ["data set", "architecture", *(f"{size:,} images" for size in sizes)]
+    return markdown(header, pivot(cells, sizes, "not measured")) if cells else ""
+
+
 def defence_table(records: list[Record]) -> str:
     """A row a defence: what leaks with it, and what it costs."""
-    mine = [r for r in records if r["leaky"] and r["method"] == "preimage-direct"]
+    mine = [r for r in records if r["leaky"] and r["method"] == _DIRECT]
     with_others = {_of(r, _CELL) for r in mine if r["defence"] != "none"}
     mine = [r for r in mine if _of(r, _CELL) in with_others]
     rows = [
@@ -175,6 +197,7 @@ TABLES: dict[str, Callable[[list[Record]], str]] = {
     "leak-headline": headline_table,
     "leak-small": small_table,
     "leak-calibration": calibration_table,
+    "leak-power": power_table,
     "leak-whole": whole_table,
     "leak-defences": defence_table,
     "leak-parts": parts_table,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 from coverage import SOURCES
-from formats import by_dataset, deviated, markdown, title_of
+from formats import by_dataset, deviated, markdown, pivot, title_of
 from preimage.records import Record, summarise
 
 
@@ -18,7 +18,7 @@ def layers_table(records: list[Record]) -> str:
         ((title_of(record), record["source"]), record["layer"], f"{record['same_class']:.2f}")
         for record in sorted(records, key=by_dataset)
     ]
-    rows = _pivot(cells, range(1, depth + 1), "")
+    rows = pivot(cells, range(1, depth + 1), "")
     return markdown(["data set", "images", *map(str, range(1, depth + 1))], rows)
 
 
@@ -51,19 +51,9 @@ def student_table(records: list[Record]) -> str:
         )
         for group in groups
     ]
-    rows = _pivot(cells, steps, "not measured")
+    rows = pivot(cells, steps, "not measured")
     columns = [f"{count:,} steps" for count in steps]
     return markdown(["data set", "learns from", *columns], rows) if records else ""
-
-
-def _pivot(
-    cells: Iterable[tuple[tuple[str, str], int, str]], columns: Sequence[int], missing: str
-) -> list[list[str]]:
-    """A row for every pair of names, with its text in each column."""
-    found: dict[tuple[str, str], dict[int, str]] = {}
-    for names, column, text in cells:
-        found.setdefault(names, {})[column] = text
-    return [[*names, *(at.get(one, missing) for one in columns)] for names, at in found.items()]
 
 
 _SHARES = ["precision", "coverage"]

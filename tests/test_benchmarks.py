@@ -306,6 +306,22 @@ def test_classifiers_of_whole_data_sets_have_a_table_of_their_own():
     assert leak_tables.calibration_table(records) == ""
 
 
+def test_power_table_has_a_column_for_every_number_of_images():
+    records = [
+        leak_record(),
+        leak_record(n_train=1000, verdict="can't tell", p_value=0.02),
+        leak_record(n_train=1000, seed=1, p_value=0.01),
+        leak_record(arch="cnn", n_train=500, verdict="no evidence of a leak", p_value=0.7),
+        leak_record(classes=10, n_train=50),  # another task
+        leak_record(method="kkt", n_train=50),
+    ]
+    header, _, cnn, mlp = leak_tables.power_table(records).splitlines()
+    assert header.endswith("| 100 images | 500 images | 1,000 images |")
+    assert cnn == "| MNIST | CNN | not measured | 0 of 1, p 0.700 | not measured |"
+    assert mlp == "| MNIST | MLP | 1 of 1, p 0.001 | not measured | 1 of 2, p 0.015 |"
+    assert leak_tables.power_table(records[4:]) == ""
+
+
 def test_a_term_switched_off_has_a_table_of_its_own():
     records = [
         leak_record(),
