@@ -118,8 +118,9 @@ def power_table(records: list[Record]) -> str:
 def defence_table(records: list[Record]) -> str:
     """A row a defence: what leaks with it, and what it costs."""
     mine = [r for r in records if r["leaky"] and r["method"] == _DIRECT]
-    with_others = {_of(r, _CELL) for r in mine if r["defence"] != "none"}
-    mine = [r for r in mine if _of(r, _CELL) in with_others]
+    same = (*_CELL, "seed")  # the same images: what is left of the difference is the defence's
+    with_others = {_of(r, same) for r in mine if r["defence"] != "none"}
+    mine = [r for r in mine if _of(r, same) in with_others]
     rows = [
         [
             _classifier(group),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,16 @@ def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monke
     status, record, _ = audit(capsys, "--data", data, "--fail-on", "ood.hardened_auroc<0.5")
     assert status == 3 and "not measured" in record["failed"][0]
     assert "larger --budget" in state(record, "hardening")["reason"]
+
+
+def test_without_pytorch_ood_its_own_confidence_is_measured_all_the_same(capsys, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_ood.detector", None)  # importing it fails
+    status, record, _ = audit(capsys, "--data", data)
+    assert status == 0 and state(record, "detection")["state"] == "done"
+    assert 0 <= record["ood"]["auroc"] <= 1
+    page = " ".join(Path("run", job.PAGE_FILE).read_text().split())
+    assert page.count("pip install") == 1  # one sentence for all of them
+    assert "Left out: maxlogit, energy, odin" in page
 
 
 def _noise():

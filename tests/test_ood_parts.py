@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pytorch_ood.detector import MaxSoftmax
 from pytorch_ood.metrics import OODMetrics
 from torch import nn
 
@@ -13,6 +14,7 @@ import tiny
 from preimage.classifier import Classifier
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
+from preimage.ood.baselines import fit_baseline
 from preimage.ood.distances import ClassDistance
 from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
@@ -106,6 +108,13 @@ def test_a_score_is_larger_for_what_is_farther_out(name):
 def test_an_unknown_score_is_one_sentence():
     with pytest.raises(PreimageError, match=r"a score out of garbage, .*found 'nonsense'"):
         find_score("nonsense")
+
+
+def test_own_confidence_is_that_of_pytorch_ood():
+    logits = 3 * normal(50, 4)
+    plain = MaxSoftmax(None).predict_logits(logits)
+    scorer = fit_baseline("msp", None)  # which asks for nothing that is fitted
+    assert torch.equal(scorer(logits, Prediction(logits, logits)), plain)
 
 
 # --- figures --------------------------------------------------------------------------------

@@ -135,8 +135,7 @@ def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
 
 def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     """Who scores, and sentences on who does not."""
-    notes = []
-    scorers = {}
+    scorers, left_out = {}, dict[str, list[str]]()
     # without training images nothing can be fitted; the test images must not stand in for them
     train = context.data.train
     names = BASELINES if train is not None else BASELINES[:3]
@@ -149,9 +148,8 @@ def _judges(context: Context) -> tuple[list[Judge], list[str]]:
         try:
             scorers[name] = fit_baseline(name, fitted)
         except PreimageError as error:
-            notes.append(f"The baseline {name} is left out: {error}")
-    if "msp" not in scorers:
-        raise LeftOutError("baselines need pytorch-ood: pip install 'preimage[ood]'")
+            left_out.setdefault(str(error), []).append(name)
+    notes = [f"Left out: {', '.join(names)}, {reason}" for reason, names in left_out.items()]
     judges: list[Judge] = [BaselineJudge(context.classifier, scorers)]
     if (context.inner("hardened") / DETECTOR_FILE).is_file():
         judges.append(DetectorJudge(Detector.load(context.inner("hardened"))))
