@@ -9,14 +9,17 @@ from preimage.data import ImageSet
 from preimage.data.films import films
 from preimage.data.portion import hold_out
 from preimage.errors import PreimageError
+from preimage.leak.control import one_of_each_film, pair
 from preimage.runtime import stream
 
 LENGTHS = (1, 3, 9, 6, 4, 7, 5, 8)
 
 
-def _filmed(classes: int = 4, shuffled: bool = False) -> tuple[ImageSet, torch.Tensor]:
+def _filmed(
+    classes: int = 4, shuffled: bool = False, key: int = 0
+) -> tuple[ImageSet, torch.Tensor]:
     """Each class in films of LENGTHS frames, and the true film of every image."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(key)
     images, labels, of_film = [], [], []
     for film in range(classes * len(LENGTHS)):
         length = LENGTHS[film % len(LENGTHS)]
@@ -70,6 +73,25 @@ def test_no_class_is_held_out_whole():
     for seed in range(20):
         rest, _ = hold_out(single, len(single), seed)
         assert 3 in rest.labels
+
+
+def test_where_no_film_can_be_spared_single_images_are_held_out():
+    images, truth = _filmed()
+    last = torch.stack([truth[images.labels == k].max() for k in range(4)])
+    single = images.subset(torch.isin(truth, last).nonzero().flatten())
+    rest, out = hold_out(single, 6, seed=0)
+    assert len(out) == 6 and len(rest) == len(single) - 6
+
+
+def test_a_control_group_has_one_frame_of_each_film():
+    images, truth = _filmed(classes=8)
+    one = one_of_each_film(images, seed=0)
+    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    assert [film[bytes(row.numpy())] for row in one.images] == truth.unique().tolist()
+    groups = pair(images, _filmed(classes=8, key=1)[0], most=1000)
+    assert len(groups.train) == len(groups.control) == 8 * len(LENGTHS)
+    mixed = _filmed(shuffled=True)[0]
+    assert one_of_each_film(mixed, seed=0) is mixed
 
 
 def test_without_films_images_are_held_out_at_random():

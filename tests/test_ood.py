@@ -26,6 +26,7 @@ from preimage.ood import Detector, harden
 from preimage.ood.baselines import Fitted, baseline_names, fit_baseline
 from preimage.ood.figures import separation
 from preimage.ood.rounds import Candidates, Rounds
+from preimage.runtime import stream
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 from preimage.types import ImageSpec
@@ -159,6 +160,57 @@ def test_poisoned_garbage_makes_the_guard_go_back_and_stop(shared, monkeypatch):
     assert hardened.epochs[-1].valid_accuracy < kept
 
 
+def _judged(monkeypatch, accuracies):
+    """Let the guard see these accuracies, one an epoch."""
+    given = iter(accuracies)
+    monkeypatch.setattr("preimage.ood.hardening.accuracy_on", lambda *_: next(given))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "accuracies", "pools"),
+    [
+        (0, [0.9, 0.5, 0.9, 0.9], [40, 40, 40, 40]),  # noise is never given up
+        (1, [0.9, 0.5, 0.5, 0.9], [70, 40, 40, 40]),
+        # the first round was learnt by an epoch that was good: it stays
+        (2, [0.9, 0.9, 0.5, 0.5], [70, 100, 70, 70]),
+    ],
+)
+def test_a_fall_drops_the_round_that_no_good_epoch_has_learnt(
+    shared, monkeypatch, rounds, accuracies, pools
+):
+    data = load(str(shared / "bands.npz"), "train")
+    _judged(monkeypatch, accuracies)
+    config = replace(SMALL, rounds=rounds, margin=0.1, patience=3)
+    hardened = harden(data, config, TRAINING)
+    assert [epoch.garbage for epoch in hardened.epochs] == pools
+
+
+def test_the_good_state_stays_as_it_was_however_often_it_is_gone_back_to(shared, monkeypatch):
+    data = load(str(shared / "bands.npz"), "train")
+    _judged(monkeypatch, [0.9, 0.5, 0.5])
+    seen = []
+    memory = tiny.Memory()
+
+    def keep(epoch):
+        if memory.state is not None:
+            momentum = memory.state["guard"]["good"]["optimizer"]["state"][0]["momentum_buffer"]
+            seen.append(momentum.clone())
+
+    training = replace(TRAINING, epochs=4, optimizer="sgd")
+    config = replace(SMALL, rounds=0, margin=0.1, patience=1)
+    hardened = harden(data, config, training, checkpoint=memory, on_epoch=keep)
+    assert [epoch.verdict for epoch in hardened.epochs] == ["good", "back", "stop"]
+    assert torch.equal(seen[0], seen[-1])
+    assert hardened.kept is hardened.epochs[0]
+
+
+@pytest.mark.parametrize(("images", "valid"), [(240, 3), (15, 20)])
+def test_too_few_images_to_hold_out_are_refused_before_the_training(shared, images, valid):
+    data = load(str(shared / "bands.npz"), "train").subset(slice(0, images))
+    with pytest.raises(PreimageError, match="at least 4 images to hold out"):
+        harden(data, replace(SMALL, valid=valid), TRAINING)
+
+
 def test_data_that_do_not_fit_the_classifier_are_one_sentence(shared):
     data = load(str(shared / "bands.npz"), "train", spec=ImageSpec(1, 10, 10))
     start = load_classifier(str(shared / "plain"))
@@ -185,6 +237,60 @@ def test_the_threshold_lets_through_what_was_asked_for(shared):
         detector.fit(known, tpr, reference=known)
         let_through = float((~detector.is_ood(detector(known.floats()))).float().mean())
         assert tpr - 1e-6 <= let_through <= tpr + 2 / len(known)
+
+
+def test_new_images_exceed_the_threshold_no_more_often_than_was_asked_for(shared):
+    """Without a reference part of the images stands in for it, and is no measure of new ones."""
+    hard = Detector.load(shared / "hard")
+    images = torch.from_numpy(tiny.bands(1600, seed=5)[0])[:, None].float() / 255
+    shares = []
+    for draw in images[:400].split(100):
+        detector = Detector(hard.classifier, "features").fit(draw, 0.9)
+        shares.append(float(detector.is_ood(detector(images[400:])).float().mean()))
+    assert sum(shares) / len(shares) < 0.15
+
+
+def test_a_reference_may_come_in_any_order(shared, monkeypatch):
+    monkeypatch.setattr("preimage.ood.layers._KEPT", 60)
+    monkeypatch.setattr("preimage.ood.nearness._KEPT", 60)
+    hard = Detector.load(shared / "hard")
+    train = load(str(shared / "bands.npz"), "train")
+    known = load(str(shared / "bands.npz"), "test")
+
+    def means(order):
+        detector = Detector(hard.classifier, "features").fit(known, reference=train.subset(order))
+        scores = detector(known.floats())
+        return torch.stack([scores[known.labels == k].mean() for k in range(3)])
+
+    mixed = torch.randperm(len(train), generator=stream("order"))
+    by_class = train.labels.argsort(stable=True)
+    assert float((means(mixed) - means(by_class)).abs().max()) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.rand(6, 3, 8, 8), r"\(B, 1, 8, 8\)"),
+        (torch.rand(6, 1, 16, 16), r"\(B, 1, 8, 8\)"),
+        (torch.zeros(0, 1, 8, 8), "at least one"),
+        (torch.full((6, 1, 8, 8), 200, dtype=torch.uint8), "bytes by 255"),
+        (torch.rand(6, 1, 8, 8) * 9, r"floats in \[0, 1\]"),
+    ],
+)
+def test_images_that_do_not_fit_a_detector_are_one_sentence(shared, images, said):
+    detector = Detector.load(shared / "hard")
+    with pytest.raises(PreimageError, match=said):
+        detector.predict(images)
+    if len(images):
+        with pytest.raises(PreimageError, match=said):
+            detector.fit(images)
+
+
+def test_a_detector_that_was_not_fitted_is_not_saved(shared, tmp_path):
+    hard = Detector.load(shared / "hard")
+    with pytest.raises(PreimageError, match="call fit first"):
+        Detector(hard.classifier, recipe=hard.recipe).save(tmp_path / "d.safetensors")
+    assert not (tmp_path / "d.safetensors").exists()
 
 
 def test_thresholds_come_from_unfamiliar_images_where_there_are_some(shared):
@@ -318,10 +424,12 @@ def test_eval_records_every_method_on_every_set(capsys, shared):
 
 def test_the_page_shows_both_of_two_sets_that_have_one_name(capsys, shared, tmp_path):
     twin = shutil.copytree(shared / "other", tmp_path / "twin" / "other")
-    status, _, err = evaluate(capsys, shared, "--ood", shared / "other", twin, "--no-synthetic")
+    status, out, err = evaluate(capsys, shared, "--ood", shared / "other", twin, "--no-synthetic")
     assert status == 0, err
     page = (Path("eval") / "ood.html").read_text()
     assert page.count("are taken for known") == 2
+    names = {record["ood"] for record in json.loads(out)["records"]}
+    assert names == {"other", str(twin)}
 
 
 def test_eval_is_made_once(capsys, shared):
@@ -400,7 +508,10 @@ def test_score_writes_a_file(capsys, shared, kind):
     assert status == 0, err
     with out.open() as file:
         rows = list(csv.DictReader(file)) if kind == "csv" else json.load(file)
-    assert len(rows) == 30 and float(rows[0]["score"]) == pytest.approx(float(rows[0]["score"]))
+    assert len(rows) == 30
+    image = load(str(shared / "other"), "test", spec=ImageSpec(1, 8, 8), labelled=False).floats()
+    wanted = Detector.load(shared / "hard").predict(image)
+    assert [float(row["score"]) for row in rows] == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

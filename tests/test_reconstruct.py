@@ -77,6 +77,21 @@ def test_one_setting_serves_every_architecture(arch, carrier):
     assert all(p.requires_grad and p.grad is None for p in target.network.parameters())
 
 
+def test_weights_that_the_answer_does_not_hang_on_are_left_out():
+    class WithSpare(torch.nn.Module):
+        """Has a head that only training uses."""
+
+        def __init__(self):
+            super().__init__()
+            self.main, self.spare = build("mlp", SPEC, 3, 8), torch.nn.Linear(4, 4)
+
+        def forward(self, images):
+            return self.main(images)
+
+    found = reconstruct(Classifier(WithSpare().eval(), SPEC), replace(QUICK, steps=3))
+    assert bool(found.images.isfinite().all())
+
+
 def test_images_move_towards_stationarity():
     """On a network that was trained from small weights, which is where the conditions hold."""
     torch.manual_seed(0)

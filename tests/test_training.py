@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from preimage.augment import augment, cutmix, mixup
+from preimage.classifier import Classifier
 from preimage.config import Augmentation, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.runtime import stream
 from preimage.training import accuracy_on, channel_statistics, train
+from preimage.types import ImageSpec, Prediction
+from preimage.zoo.architectures import build
 from tiny import Memory
 
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -147,3 +150,18 @@ def test_an_affine_change_of_nothing_changes_nothing():
     images = torch.rand(4, 1, 6, 10)
     still = augment(images, Augmentation(shift=0, rotate=1e-6), stream("a"))
     torch.testing.assert_close(still, images, atol=1e-4, rtol=0)
+
+
+def test_accuracy_is_asked_for_on_the_classifiers_device():
+    class Elsewhere(Classifier):
+        """Lives on a device that has no memory, and knows every other answer."""
+
+        def forward(self, images):
+            assert images.device == self.mean.device
+            return Prediction(
+                torch.eye(2)[torch.arange(len(images)) % 2], torch.zeros(len(images), 1)
+            )
+
+    classifier = Elsewhere(build("mlp", ImageSpec(1, 8, 8), 2), ImageSpec(1, 8, 8))
+    classifier.mean = classifier.mean.to("meta")
+    assert accuracy_on(classifier, stripes(10, 0)) == 1.0

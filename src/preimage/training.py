@@ -192,11 +192,14 @@ def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> flo
     """
     with frozen(classifier):
         answers = [
-            classifier(channels_last(data.floats(index))).logits.argmax(1)
+            classifier(channels_last(data.floats(index).to(classifier.mean.device))).logits
             for index in torch.arange(len(data)).split(batch)
         ]
     accuracy = multiclass_accuracy(
-        torch.cat(answers), data.labels, num_classes=classifier.classes, average="micro"
+        torch.cat(answers).argmax(1).cpu(),
+        data.labels,
+        num_classes=classifier.classes,
+        average="micro",
     )
     return float(accuracy)
 

@@ -57,7 +57,8 @@ def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSe
     Args:
         images: what to split.
         count: images to split off, at most a fifth of all; with whole films it may be a few more.
-            Of each class some film stays.
+            Of each class some film stays; where fewer than half of `count` are in films that can
+            be spared, single images are drawn.
         seed: of the draw.
 
     Returns:
@@ -74,10 +75,11 @@ def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSe
     random = stream(seed, "validation")
     order = torch.randperm(len(images), generator=random)
     of_film = films(images)
-    if of_film is None:
-        return images.subset(order[count:]), images.subset(order[:count])
-    out = torch.isin(of_film, _some_films(of_film, images.labels, count, random))[order]
-    return images.subset(order[~out]), images.subset(order[out])
+    if of_film is not None:
+        out = torch.isin(of_film, _some_films(of_film, images.labels, count, random))[order]
+        if 2 * int(out.sum()) >= count:
+            return images.subset(order[~out]), images.subset(order[out])
+    return images.subset(order[count:]), images.subset(order[:count])
 
 
 def _some_films(of_film: Tensor, labels: Tensor, count: int, random: torch.Generator) -> Tensor:

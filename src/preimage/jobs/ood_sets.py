@@ -48,7 +48,8 @@ def unknown_sets(
     """Sets of images that are none of the classes, in the classifier's shape.
 
     Args:
-        sources: data sets, folders of images or parquet files.
+        sources: data sets, folders of images or parquet files. Of two with one name the later
+            is called by all of its source.
         known: in-distribution images, which synthetic sets take after.
         spec: the classifier's shape.
         synthetic: add the sets made by code.
@@ -58,10 +59,11 @@ def unknown_sets(
     Raises:
         PreimageError: for a source that cannot be read.
     """
-    found = []
+    found: list[Unknown] = []
     for source in sources:
         images = _some(_native(source, spec), most, seed)
-        found.append(Unknown(images.name, images.convert(spec), images.spec, real=True))
+        name = images.name if all(images.name != one.name for one in found) else source
+        found.append(Unknown(name, images.convert(spec), images.spec, real=True))
     for name in synthetic_names() if synthetic else ():
         images = make_synthetic(name, known, seed)
         found.append(Unknown(images.name, images, spec, real=False))

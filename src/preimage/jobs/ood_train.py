@@ -83,7 +83,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             unfamiliar=hardened.unfamiliar,
         )
         folder.write(DETECTOR_FILE, detector.to_bytes())
-        folder.write(POOL_FILE, pool_page(name, hardened.pool, hardened.epochs).encode())
+        folder.write(POOL_FILE, pool_page(name, hardened).encode())
         folder.finish(_record(name, training, hardened, detector, test))
         return folder.metrics(), path
 
@@ -130,7 +130,7 @@ def _record(
     detector: Detector,
     test: ImageSet | None,
 ) -> dict[str, Any]:
-    last = hardened.epochs[-1]
+    kept = hardened.kept
     return {
         "dataset": name,
         "arch": hardened.classifier.arch,
@@ -138,11 +138,11 @@ def _record(
         "epochs": len(hardened.epochs),
         "garbage": len(hardened.pool),
         "rounds": hardened.pool.last_round,
-        "valid_accuracy": max(epoch.valid_accuracy for epoch in hardened.epochs),
+        "valid_accuracy": kept.valid_accuracy,
         "test_accuracy": None if test is None else _accuracy(hardened.classifier, test),
-        "garbage_recall": last.garbage_recall,
+        "garbage_recall": kept.garbage_recall,
         "went_back": sum(epoch.verdict != "good" for epoch in hardened.epochs),
-        "stopped_early": last.verdict == "stop",
+        "stopped_early": hardened.epochs[-1].verdict == "stop",
         "threshold": detector.threshold,
         "seconds": round(sum(epoch.seconds for epoch in hardened.epochs), 1),
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.data import ImageSet
+from preimage.data.films import films
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -28,7 +29,8 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     """Choose as many training as held-out images at random.
 
     Images that are equal to the byte in both are left out of the held-out ones: they would count as
-    unseen, and are not.
+    unseen, and are not. Of the frames of a film (:func:`preimage.data.films.films`) one is taken:
+    images can change places between the groups only if each says something of its own.
 
     Args:
         train: images that the classifier was trained on.
@@ -47,18 +49,31 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     known = set(digests(train.images))
     new = torch.tensor([digest not in known for digest in digests(heldout.images)])
     unseen = heldout.subset(new.nonzero().flatten())
+    shared = len(heldout) - len(unseen)
+    train, unseen = one_of_each_film(train, seed), one_of_each_film(unseen, seed)
     count = min(len(train), len(unseen), most)
     if count < FEWEST:
         raise PreimageError(
             f"expected at least {FEWEST} training and {FEWEST} held-out images for a test, found "
-            f"{len(train)} and {len(unseen)} that are not among them (at most {most} are used); "
-            "give more"
+            f"{len(train)} and {len(unseen)} that are not among them (at most {most} are used, and "
+            "one frame of a film); give more"
         )
     return Groups(
         _some(train, count, stream(seed, "training images")),
         _some(unseen, count, stream(seed, "held-out images")),
-        len(heldout) - len(unseen),
+        shared,
     )
+
+
+def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
+    """A random frame of each film, in the order of the source; all images where none are films."""
+    of_film = films(images)
+    if of_film is None:
+        return images
+    order = torch.randperm(len(images), generator=stream(seed, "frames"))
+    frame = torch.empty(int(of_film.max()) + 1, dtype=torch.long)
+    frame[of_film[order]] = order
+    return images.subset(frame.sort().values)
 
 
 def _some(images: ImageSet, count: int, random: torch.Generator) -> ImageSet:

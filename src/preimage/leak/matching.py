@@ -14,7 +14,8 @@ UNSEEN = -1.0
 """Similarity of pairs that are not compared: the least that SSIM can be."""
 
 _CANDIDATES = 32
-_PAIRS = 2000
+_NUMBERS = 2**22
+"""Pixels of one side of the pairs that are compared at once: SSIM holds some sixty copies."""
 
 
 def similarities(images: Tensor, others: Tensor, candidates: int = _CANDIDATES) -> Tensor:
@@ -37,7 +38,8 @@ def similarities(images: Tensor, others: Tensor, candidates: int = _CANDIDATES) 
     rows = torch.arange(len(images)).repeat_interleave(count)
     columns = nearest.flatten()
     found = torch.full((len(images), len(others)), UNSEEN)
-    for row, column in zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True):
+    pairs = max(1, _NUMBERS // images[0].numel())
+    for row, column in zip(rows.split(pairs), columns.split(pairs), strict=True):
         found[row, column] = ssim(images[row], others[column])
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,8 +57,18 @@ class Objective:
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The classifier's weights that are in the graph."""
-        return [p for p in self.classifier.parameters() if p.requires_grad]
+        """The classifier's weights that are in the graph, and that its answer hangs on.
+
+        A head that only training uses has no gradient.
+        """
+        weights = [p for p in self.classifier.parameters() if p.requires_grad]
+        if not weights:
+            return []
+        mean = self.classifier.mean
+        image = torch.zeros(1, *self.classifier.spec.shape, device=mean.device) + mean
+        answer = self.classifier(image).logits.sum()
+        gradients = torch.autograd.grad(answer, weights, allow_unused=True)
+        return [p for p, found in zip(weights, gradients, strict=True) if found is not None]
 
 
 class _Step:

@@ -22,6 +22,7 @@ from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, score_names
+from preimage.runtime import stream
 from preimage.tensors import below, pack, unpack
 from preimage.types import ImageSpec
 
@@ -31,7 +32,10 @@ DETECTOR_FILE = "detector.safetensors"
 Images = ImageSet | Tensor | Iterable[Any]
 """An image set, images (N, C, H, W) in [0, 1], or batches of these, alone or with labels."""
 
-_FEWEST = 4
+FEWEST = 4
+"""Images that a detector can be fitted to, at least."""
+_ROUNDING = 1e-3
+"""How far beyond [0, 1] a pixel may lie: resizing leaves such traces."""
 _NETWORK, _LAYERS, _NEARNESS = "network.", "layers.", "nearness."
 
 
@@ -147,11 +151,13 @@ class Detector:
             tpr: share of them that is to count as in-distribution, in (0, 1].
             reference: more images of the classes, trained on or not, to know features and layers
                 by; None takes every other one of `known` for that.
-            unfamiliar: what the thresholds are chosen on instead of `known`, where those look
-                like images that were trained on: for example the same under random changes.
+            unfamiliar: what the thresholds are chosen on instead of `known` (of which it is those
+                that were not taken for the reference), where those look like images that were
+                trained on: for example the same under random changes.
 
         Raises:
-            PreimageError: for fewer than 4 images, or a share that is out of range.
+            PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], or a
+                share that is out of range.
         """
         if not 0 < tpr <= 1:
             raise PreimageError(
@@ -162,9 +168,12 @@ class Detector:
             usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
         else:
             usual, held_out = self._look_at(reference), all_known
+        # some of them are kept to measure distances from: any, whatever order they come in
+        usual = usual.rows(_shuffled(len(usual.logits)))
         self._layers.fit(usual.layers, held_out.layers)
         self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
-        chosen = all_known if unfamiliar is None else self._look_at(unfamiliar)
+        # never on the reference: each of its images is its own nearest neighbour
+        chosen = held_out if unfamiliar is None else self._look_at(unfamiliar)
         measured = self._measures(chosen)
         self._gauge = Gauge.of(measured)
         evidence = _evidence(self._gauge, chosen, measured)
@@ -188,26 +197,42 @@ class Detector:
         Raises:
             PreimageError: as :meth:`predict`.
         """
-        if images.ndim != 4 or images.shape[1:] != self.spec.shape:
+        self._check(images)
+        gauge = self._fitted()
+        seen = look(self.classifier, images)
+        return _evidence(gauge, seen, self._measures(seen))
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1:] != self.spec.shape or not len(images):
             raise PreimageError(
-                f"expected images (B, {', '.join(map(str, self.spec.shape))}), found "
+                f"expected images (B, {', '.join(map(str, self.spec.shape))}), at least one, found "
                 f"{tuple(images.shape)}; convert them"
             )
+        least, most = (float(end) for end in images.aminmax())
+        if not (images.is_floating_point() and least >= -_ROUNDING and most <= 1 + _ROUNDING):
+            raise PreimageError(
+                f"expected images as floats in [0, 1], found {images.dtype} from {least:g} to "
+                f"{most:g}; scale them (bytes by 255)"
+            )
+
+    def _fitted(self) -> Gauge:
         if self._gauge is None:
             raise PreimageError("expected a detector that was fitted, found none; call fit first")
-        seen = look(self.classifier, images)
-        return _evidence(self._gauge, seen, self._measures(seen))
+        return self._gauge
 
     def _measures(self, seen: Look) -> Tensor:
         return measures(seen.logits, self._nearness(seen.features), self._layers(seen.layers))
 
     def _look_at(self, images: Images) -> Look:
         """At all of `images`."""
-        found = [look(self.classifier, batch) for batch in _batches(images)]
+        found = []
+        for batch in _batches(images):
+            self._check(batch)
+            found.append(look(self.classifier, batch))
         count = sum(len(part.logits) for part in found)
-        if count < _FEWEST:
+        if count < FEWEST:
             raise PreimageError(
-                f"expected at least {_FEWEST} images to learn what is usual from, found {count}; "
+                f"expected at least {FEWEST} images to learn what is usual from, found {count}; "
                 "give more"
             )
         return together(found)
@@ -226,7 +251,8 @@ class Detector:
         """Write the detector to one safetensors file, whole or not at all.
 
         Raises:
-            PreimageError: when the detector does not know how its network is built.
+            PreimageError: when the detector was not fitted, or does not know how its network is
+                built.
             DiskError: when the file cannot be written.
         """
         write_atomic(Path(path), self.to_bytes())
@@ -243,7 +269,7 @@ class Detector:
             "recipe": json.dumps(asdict(self.recipe)),  # type: ignore[call-overload]
             "score": self.score,
             "thresholds": json.dumps(self.thresholds),
-            "gauge": json.dumps(self._gauge),
+            "gauge": json.dumps(self._fitted()),
         }
         state = {
             **{_NETWORK + name: t for name, t in self.classifier.network.state_dict().items()},
@@ -292,7 +318,12 @@ def _batches(known: Images) -> Iterable[Tensor]:
         return (known.floats(rows) for rows in chunks(len(known)))
     if isinstance(known, Tensor):
         return [known] if len(known) else []
-    return (batch if isinstance(batch, Tensor) else batch[0] for batch in known)
+    batches = (batch if isinstance(batch, Tensor) else batch[0] for batch in known)
+    return (batch for batch in batches if len(batch))
+
+
+def _shuffled(count: int) -> Tensor:
+    return torch.randperm(count, generator=stream("detector", count))
 
 
 def _recipe(values: dict[str, Any]) -> FromScratch | FromModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from preimage.data import ImageSet
 from preimage.data.portion import hold_out
 from preimage.drawing import to_bytes
 from preimage.errors import DivergedError, PreimageError
+from preimage.ood.detector import FEWEST
 from preimage.ood.exclusion import Known
 from preimage.ood.guard import AccuracyGuard
 from preimage.ood.heads import GARBAGE, with_garbage
@@ -88,6 +90,11 @@ class Hardened:
     and enlarged again."""
     epochs: tuple[HardenEpoch, ...]
 
+    @property
+    def kept(self) -> HardenEpoch:
+        """The epoch that the classifier is of: the last one that the guard found good."""
+        return [epoch for epoch in self.epochs if epoch.verdict == "good"][-1]
+
 
 def harden(
     data: ImageSet,
@@ -121,6 +128,11 @@ def harden(
     config, training = config or HardenConfig(), training or TrainConfig()
     fabric = make_fabric(one_device(runtime or Runtime()))
     fit, validation = hold_out(data, config.valid, training.seed)
+    if len(validation) < FEWEST:
+        raise PreimageError(
+            f"expected at least {FEWEST} images to hold out, a fifth of all at most, found "
+            f"{len(validation)} of {len(data)}; give more images, or a larger --valid"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         classifier = _with_garbage(fit, training, start, config)
@@ -245,7 +257,7 @@ class _Loop:
         found = None
         if verdict != "good":
             self._go_back()
-            self.pool.drop_round(self.pool.last_round)
+            self._drop_what_spoiled()
         elif number < self.planned:
             found = self.rounds.next(self._known(number))
         return HardenEpoch(
@@ -261,6 +273,11 @@ class _Loop:
             garbage=len(self.pool),
             seconds=time.perf_counter() - start,
         )
+
+    def _drop_what_spoiled(self) -> None:
+        """Drop the round that joined after the last good epoch: no good one has learnt of it."""
+        if self.epochs and self.epochs[-1].added:
+            self.pool.drop_round(self.pool.last_round)
 
     def _add(self, found: Candidates | None) -> int:
         if found is None:
@@ -343,7 +360,8 @@ class _Loop:
             return
         self.classifier.network.load_state_dict(good["network"])
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(good["optimizer"])
+        # an optimiser keeps the tensors that it is given, and would write over the good ones
+        self.optimizer.load_state_dict(copy.deepcopy(good["optimizer"]))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 

@@ -35,7 +35,7 @@ class Look(NamedTuple):
     """For each batch norm the mean and the log-deviation of every channel over the image, (N, 2 C),
     in units of its running statistics. For a classifier without batch norm the features alone."""
 
-    def rows(self, index: slice) -> Look:
+    def rows(self, index: slice | Tensor) -> Look:
         """The same of some of the images."""
         layers = [values[index] for values in self.layers]
         return Look(self.logits[index], self.features[index], layers)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preimage.ood.hardening import HardenEpoch
+from preimage.ood.hardening import Hardened, HardenEpoch
 from preimage.ood.pool import NOISE_ROUND, GarbagePool
 from preimage.pages import STRIP, Cell, Strip, Table, page, strip
 from preimage.panels import strips, table
 
 
-def pool_page(name: str, pool: GarbagePool, epochs: Sequence[HardenEpoch]) -> str:
+def pool_page(name: str, hardened: Hardened) -> str:
     """The garbage pool round by round, and every epoch's figures."""
+    pool, kept = hardened.pool, hardened.kept
     numbers = sorted(set(pool.rounds.tolist()))
     return page(
         f"What '{name}' calls garbage",
@@ -20,11 +21,11 @@ def pool_page(name: str, pool: GarbagePool, epochs: Sequence[HardenEpoch]) -> st
         facts={
             "Images in the pool": f"{len(pool):,}",
             "Rounds of inversion": str(pool.last_round),
-            "Held-out accuracy": f"{epochs[-1].valid_accuracy:.2%}",
-            "Garbage that is recognised": f"{epochs[-1].garbage_recall:.1%}",
+            "Held-out accuracy": f"{kept.valid_accuracy:.2%}",
+            "Garbage that is recognised": f"{kept.garbage_recall:.1%}",
         },
         panels=[
-            table(_epoch_table(epochs)),
+            table(_epoch_table(hardened.epochs)),
             strips(
                 "The pool, round by round",
                 "Some images of each round, at random.",

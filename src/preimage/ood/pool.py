@@ -13,6 +13,7 @@ from preimage.types import ImageSpec
 
 NOISE_ROUND = 0
 _THUMBNAIL = 8
+_CHUNK = 500
 _NOISE_SPREAD = 0.25  # Gaussian round mid-grey: two deviations reach black and white
 
 
@@ -105,8 +106,11 @@ def gaussian_noise(count: int, spec: ImageSpec, random: torch.Generator) -> Tens
 
 def thumbnails(images: Tensor) -> Tensor:
     """Images (N, C, H, W) uint8 as coarse vectors (N, D) float32, to compare them by."""
-    small = F.adaptive_avg_pool2d(images.float() / 255, _THUMBNAIL)
-    return small.flatten(1)
+    # in parts: all candidates of a round as floats would take four times their bytes, and more
+    parts = images.split(_CHUNK)
+    return torch.cat(
+        [F.adaptive_avg_pool2d(part.float() / 255, _THUMBNAIL).flatten(1) for part in parts]
+    )
 
 
 def farthest_points(points: Tensor, count: int, random: torch.Generator) -> Tensor:
