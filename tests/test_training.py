@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -152,7 +154,7 @@ def test_an_affine_change_of_nothing_changes_nothing():
     torch.testing.assert_close(still, images, atol=1e-4, rtol=0)
 
 
-def test_accuracy_is_asked_for_on_the_classifiers_device():
+def test_accuracy_is_asked_for_on_the_classifiers_device(monkeypatch):
     class Elsewhere(Classifier):
         """Lives on a device that has no memory, and knows every other answer."""
 
@@ -164,4 +166,5 @@ def test_accuracy_is_asked_for_on_the_classifiers_device():
 
     classifier = Elsewhere(build("mlp", ImageSpec(1, 8, 8), 2), ImageSpec(1, 8, 8))
     classifier.mean = classifier.mean.to("meta")
+    monkeypatch.setattr("preimage.training.frozen", lambda _: nullcontext())
     assert accuracy_on(classifier, stripes(10, 0)) == 1.0
