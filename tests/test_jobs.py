@@ -16,11 +16,12 @@ import torch
 import preimage.jobs.invert
 import tiny
 from preimage.cli import main
-from preimage.commands import Measure
-from preimage.config import ModelConfig
+from preimage.commands import Measure, Train
+from preimage.config import RECIPES, ModelConfig
 from preimage.errors import PreimageError
 from preimage.jobs.measure import find_judges
 from preimage.jobs.report import Silent
+from preimage.jobs.train import train_config
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -224,6 +225,29 @@ def test_trained_classifier_is_inverted_and_every_figure_measured(trained, monke
     assert record["dataset"] == data and record["seconds"] > 0
     page = Path("run/gallery.html").read_text()
     assert "Coverage of real images" in page and f"{record['evaluator_accuracy']:.1%}" in page
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 3), (16, 12, 3)])
+def test_test_images_of_another_shape_are_converted_to_the_trainings(shape, capsys):
+    (images, labels), (others, wanted) = tiny.bands(120), tiny.bands(60, seed=1)
+    rows, columns, *channels = shape
+    others = torch.nn.functional.interpolate(torch.tensor(others)[:, None], (rows, columns))[:, 0]
+    if channels:
+        others = others[..., None].expand(-1, -1, -1, 3)
+    splits = {"x_test": others.numpy(), "y_test": wanted}
+    tiny.np.savez("mixed.npz", x_train=images, y_train=labels, **splits)
+    assert main([*tiny.train_arguments("mixed.npz", "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("MNIST", "mnist"), ("Fashion-MNIST", "fashion_mnist"), ("cifar10", "cifar10")],
+)
+def test_recipe_follows_a_known_set_however_it_is_spelt(name, recipe):
+    config, known = train_config(Train(name)), RECIPES[recipe]
+    assert (config.epochs, config.batch) == (known.epochs, known.batch)
+    assert config.augmentation == known.augmentation
 
 
 class Listener(Silent):
