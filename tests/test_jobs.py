@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import preimage.jobs.invert
 import tiny
@@ -297,3 +298,15 @@ def test_data_of_another_size_is_converted_to_the_classifiers(trained, tmp_path)
     judges, _ = judges_of(mlp, data=large)
     assert judges.real.spec.shape == (1, tiny.SIDE, tiny.SIDE)
     assert (judges.real.images.float() - torch.tensor(images)[:, None]).abs().max() <= 60
+
+
+def test_photographs_of_several_sizes_are_converted_to_the_classifiers(trained, tmp_path):
+    _, mlp, _ = trained
+    for name, sides in (("a", (9, 12)), ("b", (20, 8)), ("c", (16, 30))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for side in sides:
+            photo = Image.new("RGB", (side, 2 * side))
+            photo.save(tmp_path / "photos" / name / f"{side}.png")
+    with pytest.warns(UserWarning, match="no splits"):
+        judges, _ = judges_of(mlp, data=str(tmp_path / "photos"))
+    assert judges.real.images.shape == (6, 1, tiny.SIDE, tiny.SIDE)
