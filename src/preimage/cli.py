@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 2 bad input, 3 a condition of --fail-on holds, 130 interrupted.
+        Exit status: 0 done, 2 bad input or too little memory, 3 a condition of --fail-on holds,
+        130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command: Any = tyro.cli(
