@@ -92,6 +92,27 @@ def test_no_hook_survives_an_exception():
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+def test_a_network_on_another_device_is_wrapped_there(monkeypatch):
+    """The meta device stands in for a GPU: it has shapes, but no values to check or compare."""
+
+    def equal(one, other):
+        assert one.device == other.device
+        return True
+
+    monkeypatch.setattr(torch, "equal", equal)
+    for check in ("_check_weights", "_check_answer"):
+        monkeypatch.setattr(f"preimage.classifier.{check}", lambda _: None)
+    classifier = Classifier(Net().to("meta"), SPEC, mean=[0.5], std=[0.5])
+    assert classifier.mean.device.type == classifier.std.device.type == "meta"
+    assert (classifier.classes, classifier.feature_size) == (3, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_on_a_gpu_is_wrapped_there():
+    classifier = Classifier(Net().cuda(), SPEC, mean=[0.5], std=[0.5])
+    assert classifier.eval()(torch.rand(2, 1, 8, 8).cuda()).logits.is_cuda
+
+
 def test_an_inversion_leaves_the_network_bit_identical():
     network = Net(classes=2).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

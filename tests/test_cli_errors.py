@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,74 @@ def test_checkpoint_that_is_missing_or_damaged(refused, name):
 def test_model_that_cannot_be_inverted(refused, model, words):
     assert words in refused(*inversion(model=model))
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["./tiny.py", "../w/tiny", "/w/tiny", "tiny.py"])
+def test_module_that_is_named_as_a_file(refused, name):
+    assert f"the file name '{name}'" in refused(*inversion(model=f"{name}:build"))
+    assert f"the file name '{name}'" in refused(*inversion("--terms", f"{name}:term=1"))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def build(:", "SyntaxError: invalid syntax"),
+        ("from tiny import nothing_of_it", "ImportError: cannot import name"),
+        ("import no_such_package_x", "found no 'no_such_package_x'"),
+        ("tiny = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("None.weights", "AttributeError: 'NoneType'"),
+        ("import sys; sys.exit(1)", "SystemExit: 1"),
+    ],
+)
+def test_module_whose_own_code_fails(refused, code, words):
+    name = f"failing_{zlib.crc32(code.encode())}"  # of its own: Python keeps what was imported
+    Path(f"{name}.py").write_text(code)
+    assert words in refused(*inversion(model=f"{name}:build"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello world", b"test of weights", b"b1", b"R.", b"\x80\x02}K\x00K", b""]
+)
+def test_checkpoint_that_is_some_other_file(refused, content):
+    Path("notes.txt").write_bytes(content)
+    assert "damaged or foreign file" in refused(*inversion("--checkpoint", "notes.txt"))
+
+
+def test_checkpoint_that_is_no_state_dict(refused):
+    for content, words in (
+        ([torch.zeros(1)], "found list"),
+        ({0: torch.zeros(1)}, "found Tensor under the key 0"),
+        ({"epoch": 3}, "found int under the key 'epoch'"),
+    ):
+        torch.save(content, "w.pt")
+        assert words in refused(*inversion("--checkpoint", "w.pt"))
+
+
+def test_more_memory_than_any_machine_has(refused, shared, monkeypatch):
+    for side in ("10000000", "1000000000"):
+        sentence = refused("invert", "tiny:build", "--image", "3", side, side)
+        assert "expected enough memory" in sentence
+    assert "no room for 2400000000000000 bytes" in refused(
+        "invert", "tiny:build", "--image", "3", "10000000", "10000000"
+    )
+    training = tiny.train_arguments(shared / "bands.npz", "run", "--width", "10000000000000")
+    assert "expected enough memory" in refused(*training)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has")
+
+    monkeypatch.setattr("preimage.jobs.train.train", full)
+    training = tiny.train_arguments(shared / "bands.npz", "run")
+    assert "no room for 2.50 GiB" in refused(*training)
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory(shared, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("preimage.jobs.train.train", fails)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(tiny.train_arguments(shared / "bands.npz", "run"))
 
 
 def test_wrong_image_shape(refused):

@@ -166,6 +166,15 @@ def test_labels_without_names_agree_between_splits(
     assert load(str(folder), "test").class_names == names
 
 
+@pytest.mark.parametrize("others", [["cat", "dog"], [0.0, 2.5]])
+def test_labels_of_another_kind_in_another_split_are_told(tmp_path: Path, others: list) -> None:
+    images = np.zeros((2, 8, 8), dtype=np.uint8)
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=images, y_train=[0, 1], x_test=images, y_test=others)
+    with pytest.raises(PreimageError, match="expected all integers or all strings"):
+        load(str(path), "train")
+
+
 def test_single_parquet_file_stands_for_any_split(tmp_path: Path) -> None:
     path = write_parquet(
         tmp_path / "some.parquet", {"image": [png(p) for p in numbered(3)], "label": [0, 1, 1]}

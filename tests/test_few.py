@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -97,6 +98,12 @@ def test_training_stops_at_the_loss_and_a_killed_one_goes_on(capsys, data, monke
     assert log[-1]["loss"] <= 0.3 and all(line["loss"] > 0.3 for line in log[:-1])
     again = train(capsys, data, *more, out="whole")[1]
     assert again == whole
+    # fewer epochs would be another schedule, and so another classifier
+    _, *said = shlex.split(whole["command"])
+    assert said[said.index("--epochs") + 1] == "400"
+    assert call(capsys, *said, "--out", "same")[0] == 0
+    weights = [Path(folder, "classifier.safetensors").read_bytes() for folder in ("whole", "same")]
+    assert weights[0] == weights[1]
 
 
 def test_first_layer_is_scaled_and_dropout_set():

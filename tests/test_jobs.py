@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import preimage.jobs.invert
 import tiny
 from preimage.cli import main
-from preimage.commands import Measure
-from preimage.config import ModelConfig
+from preimage.commands import Measure, Train
+from preimage.config import RECIPES, ModelConfig
 from preimage.errors import PreimageError
 from preimage.jobs.measure import find_judges
 from preimage.jobs.report import Silent
+from preimage.jobs.train import train_config
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -226,6 +228,29 @@ def test_trained_classifier_is_inverted_and_every_figure_measured(trained, monke
     assert "Coverage of real images" in page and f"{record['evaluator_accuracy']:.1%}" in page
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 3), (16, 12, 3)])
+def test_test_images_of_another_shape_are_converted_to_the_trainings(shape, capsys):
+    (images, labels), (others, wanted) = tiny.bands(120), tiny.bands(60, seed=1)
+    rows, columns, *channels = shape
+    others = torch.nn.functional.interpolate(torch.tensor(others)[:, None], (rows, columns))[:, 0]
+    if channels:
+        others = others[..., None].expand(-1, -1, -1, 3)
+    splits = {"x_test": others.numpy(), "y_test": wanted}
+    tiny.np.savez("mixed.npz", x_train=images, y_train=labels, **splits)
+    assert main([*tiny.train_arguments("mixed.npz", "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("MNIST", "mnist"), ("Fashion-MNIST", "fashion_mnist"), ("cifar10", "cifar10")],
+)
+def test_recipe_follows_a_known_set_however_it_is_spelt(name, recipe):
+    config, known = train_config(Train(name)), RECIPES[recipe]
+    assert (config.epochs, config.batch) == (known.epochs, known.batch)
+    assert config.augmentation == known.augmentation
+
+
 class Listener(Silent):
     def __init__(self):
         self.warnings = []
@@ -273,3 +298,15 @@ def test_data_of_another_size_is_converted_to_the_classifiers(trained, tmp_path)
     judges, _ = judges_of(mlp, data=large)
     assert judges.real.spec.shape == (1, tiny.SIDE, tiny.SIDE)
     assert (judges.real.images.float() - torch.tensor(images)[:, None]).abs().max() <= 60
+
+
+def test_photographs_of_several_sizes_are_converted_to_the_classifiers(trained, tmp_path):
+    _, mlp, _ = trained
+    for name, sides in (("a", (9, 12)), ("b", (20, 8)), ("c", (16, 30))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for side in sides:
+            photo = Image.new("RGB", (side, 2 * side))
+            photo.save(tmp_path / "photos" / name / f"{side}.png")
+    with pytest.warns(UserWarning, match="no splits"):
+        judges, _ = judges_of(mlp, data=str(tmp_path / "photos"))
+    assert judges.real.images.shape == (6, 1, tiny.SIDE, tiny.SIDE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from preimage.losses import Objective, WeightedTerm
 from preimage.runtime import stream
 from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
-from tiny import Memory, fit
+from tiny import Memory, ScaledFabrics, fit
 
 SPEC = ImageSpec(1, 8, 8)
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -93,6 +95,29 @@ def test_a_resumed_run_is_bit_identical(classifier, precision, members, killed_a
     assert steps[0] == saved_at + 1
     assert torch.equal(weights(resumed), weights(unbroken))
     assert resumed.checks == unbroken.checks
+
+
+def test_a_resumed_run_scales_gradients_as_an_unbroken_one(classifier, monkeypatch):
+    fabrics, memory = ScaledFabrics(), Memory()
+    monkeypatch.setattr("preimage.loop.make_fabric", fabrics)
+    unbroken = invert(classifier, settings(steps=23))
+    scale = fabrics.last()
+    assert scale["scale"] > 4.0
+
+    def stop(progress):
+        if progress.step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        invert(classifier, settings(steps=23), checkpoint=memory, on_step=stop)
+    before = copy.deepcopy(memory.state)
+    resumed = invert(classifier, settings(steps=23), checkpoint=memory)
+    assert fabrics.last() == scale
+    assert torch.equal(weights(resumed), weights(unbroken))
+    del before["scaler"]  # as in a state of an earlier version
+    memory.state = before
+    invert(classifier, settings(steps=23), checkpoint=memory)
+    assert memory.state["step"] == 23
 
 
 def test_every_member_draws_its_share_and_draws_something_else(classifier):

@@ -42,6 +42,9 @@ def factory(tmp_path, monkeypatch):
         "from preimage.types import ImageSpec\n"
         "from preimage.zoo.architectures import build\n"
         "def make(): return build('cnn', ImageSpec(3, 12, 12), 4, 8)\n"
+        "def whole():\n"
+        "    from preimage.classifier import Classifier\n"
+        "    return Classifier(make(), ImageSpec(3, 12, 12), mean=(0.5,))\n"
         "def fails(): raise ValueError('no such thing')\n"
         "def number(): return 3\n"
     )
@@ -112,6 +115,29 @@ def test_factories_that_fail_are_told(factory):
             load_classifier(ModelConfig(name, image=SPEC.shape))
     with pytest.raises(PreimageError, match="image shape"):
         load_classifier(ModelConfig(factory))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"checkpoint": "w.pt"},
+        {"image": SPEC.shape},
+        {"mean": (0.1,)},
+        {"std": (0.1,)},
+        {"feature_layer": "head"},
+        {"classes": 4},
+    ],
+)
+def test_settings_that_a_factory_decides_are_refused(setting, factory):
+    name = next(iter(setting)).replace("_", "-")
+    with pytest.raises(PreimageError, match=f"no --{name} .*the factory decides"):
+        load_classifier(ModelConfig("users_models:whole", **setting))
+    assert load_classifier("users_models:whole").classes == 4
+
+
+def test_classes_of_a_factory_are_refused_for_a_plain_module_too(factory):
+    with pytest.raises(PreimageError, match="no --classes"):
+        load_classifier(ModelConfig(factory, image=SPEC.shape, classes=4))
 
 
 def export(network, path, *, dynamic=True):

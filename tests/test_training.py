@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 
 import numpy as np
@@ -17,7 +18,7 @@ from preimage.runtime import stream
 from preimage.training import accuracy_on, channel_statistics, train
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
-from tiny import Memory
+from tiny import Memory, ScaledFabrics
 
 CPU = Runtime(accelerator="cpu", precision="32-true")
 
@@ -70,6 +71,27 @@ def test_a_resumed_training_is_bit_identical():
     )
     for (name, one), other in states:
         assert torch.equal(one, other), name
+
+
+def test_a_resumed_training_scales_gradients_as_an_unbroken_one(monkeypatch):
+    fabrics, memory, data = ScaledFabrics(), Memory(), stripes(64, 0)
+    monkeypatch.setattr("preimage.training.make_fabric", fabrics)
+    train(data, CONFIG)
+    scale = fabrics.last()
+
+    def stop(epoch):
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, CONFIG, checkpoint=memory, on_epoch=stop)
+    before = copy.deepcopy(memory.state)
+    train(data, CONFIG, checkpoint=memory)
+    assert fabrics.last() == scale
+    del before["scaler"]  # as in a state of an earlier version
+    memory.state = before
+    train(data, CONFIG, checkpoint=memory)
+    assert memory.state["step"] == 4
 
 
 def test_only_one_device_is_trained_on():

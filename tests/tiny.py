@@ -12,6 +12,8 @@ import os
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from preimage.conditioning import make_scheme
@@ -145,6 +147,21 @@ def fail_once(monkeypatch, name, nth, code=errno.ENOSPC):
 
     monkeypatch.setattr(os, name, failing)
     return calls
+
+
+class ScaledFabrics:
+    """Makes fabrics of 16-mixed precision on the CPU, whose scale grows every other step."""
+
+    def __init__(self):
+        self.scalers = []
+
+    def __call__(self, _):
+        self.scalers.append(torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2))
+        precision = MixedPrecision("16-mixed", "cpu", scaler=self.scalers[-1])
+        return Fabric(accelerator="cpu", devices=1, plugins=[precision])
+
+    def last(self):
+        return self.scalers[-1].state_dict()
 
 
 class Memory:

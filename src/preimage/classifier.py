@@ -77,6 +77,8 @@ class Classifier(nn.Module):
                 f"expected a std above 0 for every channel, found {std}; check --std"
             )
         self._feature_layer = feature_layer
+        # before freezing, which compares every buffer with its copy: both must be on one device
+        self.to(_device(network))
         with frozen(self), torch.no_grad():
             answer = self._probe()
         self.classes = answer.logits.shape[1]
@@ -157,7 +159,6 @@ class Classifier(nn.Module):
         """Ask for two images, to learn K and D and to meet a misfit here rather than later."""
         images = torch.rand(2, *self.spec.shape, generator=torch.Generator().manual_seed(0))
         images = images.to(_device(self.network))
-        self.to(images.device)
         try:
             if self._feature_layer is None and not isinstance(self.network, GivesFeatures):
                 self._feature_layer = _last_linear(self.network, (images - self.mean) / self.std)

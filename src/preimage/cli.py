@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 2 bad input, 3 a condition of --fail-on holds, 130 interrupted.
+        Exit status: 0 done, 2 bad input or too little memory, 3 a condition of --fail-on holds,
+        130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command: Any = tyro.cli(
@@ -52,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         terminal.error(_unreadable(error))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        terminal.error(_no_room(error))
         return 2
     except KeyboardInterrupt:
         terminal.error("interrupted; give the same command again to go on where it was")
@@ -97,6 +104,21 @@ def _unreadable(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
     name = str(error.filename or "a file")
     return f"expected to read '{name[:100]}', found: {reason}; check the path and the disk it is on"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Told by its words, since PyTorch's CPU allocator has no exception of its own."""
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "size calculation over")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _no_room(error: Exception) -> str:
+    wanted = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    size = wanted[1] if wanted else "as much as was asked for"
+    return (
+        f"expected enough memory, found no room for {size}; choose smaller images, a smaller "
+        "--width or --batch, or close other programs"
+    )
 
 
 def _wants_json(command: Any) -> bool:

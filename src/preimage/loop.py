@@ -22,7 +22,7 @@ from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.limits import check_invert
 from preimage.losses import Objective, paper_terms, parse_term
-from preimage.runtime import channels_last, make_fabric, stream
+from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.types import ImageSpec, Layer, Prediction, Sample
 
 _CHECK_IMAGES = 500
@@ -277,6 +277,7 @@ class Trainer:
             "inversion": self.inversion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": scaler_state(self.fabric),
             "checks": [asdict(check) for check in self.inversion.checks],
         }
 
@@ -285,6 +286,7 @@ class Trainer:
         self.inversion.load_state_dict(state["inversion"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        load_scaler(self.fabric, state.get("scaler", {}))
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
 
 

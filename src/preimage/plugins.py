@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from preimage.errors import PreimageError
@@ -18,25 +19,43 @@ def import_attribute(name: str, what: str) -> Any:
         what: what is being looked for, for the error's sentence.
 
     Raises:
-        PreimageError: when the form is wrong, or module or attribute are not there.
+        PreimageError: when the form is wrong, module or attribute are not there, or the module's
+            code fails.
     """
     module_name, separator, attribute = name.partition(":")
     if not (separator and module_name and attribute):
         raise PreimageError(
             f"expected a {what} as package.module:name, found '{name}'; correct its name"
         )
+    if module_name.startswith(".") or module_name.endswith(".py") or "/" in module_name:
+        raise PreimageError(
+            f"expected a {what} as package.module:name, found the file name '{module_name}'; leave "
+            "out folder and .py, and run from the folder that holds it"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    module = _import(module_name, f"{what} '{name}'")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise PreimageError(
-            f"expected a module to import for the {what} '{name}', found no '{error.name}'; "
-            "install it, or run from the folder that holds it"
-        ) from error
+        return getattr(module, attribute)
     except AttributeError as error:
         raise PreimageError(
             f"expected '{attribute}' in the module '{module_name}' for the {what}, found: "
             f"{error}; correct its name"
+        ) from error
+
+
+def _import(module_name: str, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise PreimageError(
+            f"expected a module to import for the {what}, found no '{error.name}'; "
+            "install it, or run from the folder that holds it"
+        ) from error
+    # a user's module may do anything when imported, a script without a main guard even exit
+    except (Exception, SystemExit) as error:
+        raise PreimageError(
+            f"expected the module '{module_name}' to import for the {what}, found "
+            f"{type(error).__name__}: {error}; mend the module"
         ) from error

@@ -43,6 +43,21 @@ def make_fabric(runtime: Runtime) -> Fabric:
         ) from error
 
 
+def scaler_state(fabric: Fabric) -> dict[str, Any]:
+    """How 16-mixed precision scales gradients now; empty at precisions that do not scale."""
+    return fabric.strategy.precision.state_dict()
+
+
+def load_scaler(fabric: Fabric, state: dict[str, Any]) -> None:
+    """Scale gradients as when `state` was told.
+
+    An empty state changes nothing: it is of another precision, or was saved before states held
+    this.
+    """
+    if state:
+        fabric.strategy.precision.load_state_dict(state)
+
+
 def is_follower() -> bool:
     """Whether this process was started to help a first one, which does the telling and writing."""
     return any(int(os.environ.get(name, "0")) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))

@@ -22,6 +22,8 @@ from preimage.weights import load_checkpoint
 from preimage.zoo.cards import load_file
 
 CLASSIFIER_FILE = "classifier.safetensors"
+_OF_PLAIN_MODULES = ("checkpoint", "image", "mean", "std", "feature_layer")
+_FILE_DECIDES, _FACTORY_DECIDES = "its file says that already", "the factory decides that itself"
 Loader = Callable[[ModelConfig], Classifier]
 
 
@@ -63,13 +65,13 @@ def _unknown(model: str) -> str:
 
 
 def _bundled(config: ModelConfig) -> Classifier:
-    _refuse(config, "checkpoint", "image", "mean", "std", "classes", "feature_layer")
+    _refuse(config, *_OF_PLAIN_MODULES, "classes")
     return load_file(zoo.weights(config.model), config.model)
 
 
 def _trained(config: ModelConfig) -> Classifier:
     """What `preimage train` wrote: a run folder, or the file in it."""
-    _refuse(config, "checkpoint", "image", "mean", "std", "classes", "feature_layer")
+    _refuse(config, *_OF_PLAIN_MODULES, "classes")
     path = Path(config.model)
     file = path / CLASSIFIER_FILE if path.is_dir() else path
     if not file.is_file():
@@ -94,6 +96,7 @@ def _archive(config: ModelConfig) -> Classifier:
 
 def _factory(config: ModelConfig) -> Classifier:
     """A user's own function that takes nothing and returns a module, or a Classifier."""
+    _refuse(config, "classes", why=_FACTORY_DECIDES)
     factory = import_attribute(config.model, "model factory")
     try:
         network = factory()
@@ -103,6 +106,7 @@ def _factory(config: ModelConfig) -> Classifier:
             f"{type(error).__name__}: {error}; wrap it in a function that takes none"
         ) from error
     if isinstance(network, Classifier):
+        _refuse(config, *_OF_PLAIN_MODULES, why=_FACTORY_DECIDES)
         return network
     if not isinstance(network, nn.Module):
         raise PreimageError(
@@ -185,11 +189,11 @@ def _finish(
     )
 
 
-def _refuse(config: ModelConfig, *settings: str) -> None:
-    """Say so when a setting is given that the model's own file already decides."""
+def _refuse(config: ModelConfig, *settings: str, why: str = _FILE_DECIDES) -> None:
+    """Say so when a setting is given that the model's own file or factory already decides."""
     for setting in settings:
         if getattr(config, setting) is not None:
             raise PreimageError(
                 f"expected no --{setting.replace('_', '-')} for '{config.model}', found "
-                f"{getattr(config, setting)}; its file says that already, so leave it out"
+                f"{getattr(config, setting)}; {why}, so leave it out"
             )

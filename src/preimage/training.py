@@ -20,7 +20,7 @@ from preimage.config import Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import DivergedError, PreimageError
 from preimage.fitting import prepare, private
-from preimage.runtime import channels_last, make_fabric, stream
+from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.zoo.architectures import build
 
 _SAVES = 100
@@ -97,7 +97,7 @@ class _Training:
         on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
         config = self.config
-        first = self._restore(checkpoint)
+        first = self._restore(fabric, checkpoint)
         often = max(1, config.epochs // _SAVES)
         batch = min(config.batch, len(self.data))
         with private(self.network, self.optimizer, config.fitting, batch) as learnt:
@@ -110,7 +110,7 @@ class _Training:
                 if on_epoch:
                     on_epoch(done)
                 if checkpoint:
-                    checkpoint.save_state(self._state(done.epoch, ended))
+                    checkpoint.save_state(self._state(fabric, done.epoch, ended))
                 if ended:
                     break
 
@@ -140,16 +140,17 @@ class _Training:
             )
         return Epoch(epoch + 1, total / seen, right / seen, time.perf_counter() - start)
 
-    def _state(self, epochs: int, ended: bool) -> dict[str, Any]:
+    def _state(self, fabric: Any, epochs: int, ended: bool) -> dict[str, Any]:
         return {
             "step": epochs,
             "ended": ended,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": scaler_state(fabric),
         }
 
-    def _restore(self, checkpoint: Checkpointer | None) -> int:
+    def _restore(self, fabric: Any, checkpoint: Checkpointer | None) -> int:
         """Load the last state and return the epoch to go on with."""
         state = checkpoint.load_state() if checkpoint else None
         if state is None:
@@ -157,6 +158,7 @@ class _Training:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        load_scaler(fabric, state.get("scaler", {}))
         return self.config.epochs if state["ended"] else int(state["step"])
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -67,7 +66,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             "code, which is never run here; save the network's state_dict() alone, best as "
             ".safetensors"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    # bytes that are no pickle may lead PyTorch's reader to an exception of any kind
+    except Exception as error:
         raise _damaged(path) from error
     return _state_dict(content, path)
 
@@ -90,9 +90,16 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise PreimageError(
-            f"expected a state dict of tensors in '{path}', found {type(content).__name__}; "
-            "save the network's state_dict()"
-        )
+    if not isinstance(content, dict):
+        raise _no_state_dict(path, type(content).__name__)
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise _no_state_dict(path, f"{type(value).__name__} under the key {name!r}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _no_state_dict(path: Path, found: str) -> PreimageError:
+    return PreimageError(
+        f"expected a state dict of tensors by their names in '{path}', found {found}; save the "
+        "network's state_dict()"
+    )

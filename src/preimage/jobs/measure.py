@@ -58,7 +58,7 @@ def _real(
         report.warn("no data set is given (--data), so figures that need real images are left out")
         return None
     try:
-        real = load(dataset, "test")
+        real = load(dataset, "test", spec=classifier.spec)
     except PreimageError as error:
         if asked:
             raise
@@ -69,7 +69,7 @@ def _real(
             f"expected data of {classifier.classes} classes, as the classifier has, found "
             f"{real.classes} in '{dataset}'; give the data set that it was trained for"
         )
-    return real.convert(classifier.spec)
+    return real
 
 
 def _related(one: str | None, other: str | None) -> bool:
