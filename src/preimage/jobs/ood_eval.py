@@ -9,6 +9,7 @@ from typing import Any
 from preimage.classifier import Classifier
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
+from preimage.data.known import known_name
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.jobs.measure import own_data
@@ -137,7 +138,7 @@ def _own_data(model: str) -> str:
 def _identity(source: str) -> str:
     """The same for two ways to write one source."""
     path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source.lower().replace("-", "_")
+    return str(path.resolve()) if path.exists() else known_name(source)
 
 
 def _name(source: str) -> str:
