@@ -36,9 +36,14 @@ KNOWN: dict[str, KnownSet] = {
 """Known sets by name; the name is also that of the folder in $PREIMAGE_DATA."""
 
 
+def known_name(source: str) -> str:
+    """The spelling that known names are compared in: Fashion-MNIST is fashion_mnist."""
+    return source.lower().replace("-", "_")
+
+
 def known_source(source: str) -> Source | None:
     """A known name: its folder in $PREIMAGE_DATA, else its copy on the hub."""
-    name = source.lower().replace("-", "_")
+    name = known_name(source)
     known = KNOWN.get(name)
     if known is None:
         return None

@@ -31,7 +31,8 @@ def encode_labels(
         (N,) int64 class indices, and the class names.
 
     Raises:
-        PreimageError: missing or negative labels, or fewer than two distinct ones.
+        PreimageError: missing or negative labels, labels of several kinds, or fewer than two
+            distinct ones.
     """
     distinct = set(everywhere)
     if None in distinct:
@@ -42,6 +43,12 @@ def encode_labels(
         names = tuple(sorted(distinct))
         number = {name: k for k, name in enumerate(names)}
         return torch.tensor([number[value] for value in values], dtype=torch.int64), names
+    if not all(isinstance(value, int) for value in distinct):
+        kinds = sorted({type(value).__name__ for value in distinct})
+        raise PreimageError(
+            f"{where} has labels of the kinds {' and '.join(kinds)} in its splits, expected all "
+            f"integers or all strings: {_ADVICE}"
+        )
     highest = max(distinct)
     if highest >= _MOST_CLASSES:
         raise PreimageError(

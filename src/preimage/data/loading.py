@@ -9,7 +9,7 @@ from preimage.data.arrays import npz_source
 from preimage.data.cache import read_cached
 from preimage.data.hub import hub_id_source
 from preimage.data.imageset import ImageSet, check_spec
-from preimage.data.known import KNOWN, known_source
+from preimage.data.known import KNOWN, known_name, known_source
 from preimage.data.local import path_source
 from preimage.data.sources import WHOLE, Kind, Request, Source
 from preimage.errors import PreimageError
@@ -60,7 +60,7 @@ def _find(source: str) -> Source:
         found = kind.open(source)
         if found is not None:
             return found
-    near = difflib.get_close_matches(source.lower().replace("-", "_"), KNOWN, n=2)
+    near = difflib.get_close_matches(known_name(source), KNOWN, n=2)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     kinds = "; ".join(kind.description for kind in KINDS)
     raise PreimageError(f"there is no image set {source!r}{hint}: give one of: {kinds}")

@@ -11,6 +11,7 @@ from preimage.classifier import Classifier
 from preimage.commands import Fit, Train
 from preimage.config import FEW, RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
+from preimage.data.known import known_name
 from preimage.data.portion import few_images, to_npz, two_classes
 from preimage.errors import PreimageError
 from preimage.fitting import privacy_spent
@@ -35,7 +36,7 @@ def kept_images(model: str) -> str | None:
 
 def train_config(command: Fit, recipe: Recipe | None = None) -> TrainConfig:
     """The command's settings, the recipe or that of the data set where they are silent."""
-    known = recipe or RECIPES.get(command.dataset.replace("-", "_"))
+    known = recipe or RECIPES.get(known_name(command.dataset))
     recipe = known or Recipe(TrainConfig.epochs, Augmentation())
     names = ("flip", "shift", "rotate", "scale", "contrast")
     given = {name: getattr(command, name) for name in names}
@@ -89,7 +90,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
             data, config, runtime=command.runtime, checkpoint=folder, on_epoch=on_epoch
         )
         epochs = int(folder.metrics_log()[-1]["step"])
-        card = _card(command, replace(config, epochs=epochs), data, classifier, test)
+        card = _card(command, config, epochs, data, classifier, test)
         folder.write(CLASSIFIER_FILE, to_bytes(classifier.network, card))
         if others is not None:
             folder.write(IMAGES_FILE, to_npz(data, others))
@@ -112,14 +113,15 @@ def _data(command: Train, report: Reporter) -> tuple[ImageSet, ImageSet | None, 
 
 
 def test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
-    """The test split; None, and a warning, where there is none of its own."""
+    """The test split in the shape of `data`; None, and a warning, where there is none of its own."""
     if data.split == "all":
         report.warn(
             f"'{dataset}' has no test split, so the accuracy on unseen images stays unknown"
         )
         return None
     try:
-        return load(dataset, "test")
+        # of the training's shape: what does not fit would show after the whole training only
+        return load(dataset, "test", spec=data.spec)
     except PreimageError as error:
         report.warn(f"the accuracy on unseen images stays unknown: {error}")
         return None
@@ -128,11 +130,13 @@ def test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
 def _card(
     command: Train,
     config: TrainConfig,
+    epochs: int,
     data: ImageSet,
     classifier: Classifier,
     test: ImageSet | None,
 ) -> Card:
-    steps = config.epochs * batch_count(len(data), config.batch)
+    """The card of a training that ended after so many epochs, fewer than asked for if it might."""
+    steps = epochs * batch_count(len(data), config.batch)
     return Card(
         dataset=data.name,
         arch=config.arch,
@@ -142,12 +146,13 @@ def _card(
         mean=tuple(classifier.mean.flatten().tolist()),
         std=tuple(classifier.std.flatten().tolist()),
         seed=config.seed,
-        epochs=config.epochs,
+        epochs=epochs,
         train_images=len(data),
         parameters=sum(p.numel() for p in classifier.network.parameters()),
         test_accuracy=None if test is None else accuracy_on(classifier, test),
         train_accuracy=accuracy_on(classifier, data),
         epsilon=privacy_spent(config.fitting, len(data), config.batch, steps),
+        # the epochs that were asked for, also where fewer were done: the schedule follows from them
         command=command_line(replace(command, epochs=config.epochs)),
     )
 
