@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
@@ -70,9 +71,11 @@ def invert_job(
         if not folder.finished:
             inversion, seconds = _train(folder, command, classifier, report)
             folder.write(GENERATOR_FILE, inversion.to_bytes())
-            metrics = _measure(command, inversion, classifier, judges, report)
+            device = make_fabric(command.runtime).device
+            with _together(device, inversion, classifier, judges.evaluator):
+                metrics = _measure(command, inversion, classifier, judges, report)
+                page = gallery(inversion, classifier.name, metrics)
             record = _record(command.config, judges, metrics, inversion, seconds)
-            page = gallery(inversion, classifier.name, metrics)
             folder.write(GALLERY_FILE, page.encode())
             folder.finish(record)
         return folder.metrics(), path
@@ -133,6 +136,24 @@ def _rescue(folder: RunFolder, classifier: Classifier, config: InvertConfig) -> 
     folder.write(GENERATOR_FILE, inversion.to_bytes())
 
 
+@contextmanager
+def _together(
+    device: torch.device, inversion: Inversion, *judges: Classifier | None
+) -> Iterator[None]:
+    """All of them on the device that the inversion was trained on, and back at the end.
+
+    The classifier may be a caller's own, and an audit goes on to use both judges.
+    """
+    before = next(inversion.generator.parameters()).device
+    with ExitStack() as stack:
+        stack.callback(inversion.to, before)
+        for judge in judges:
+            if judge is not None:
+                stack.enter_context(frozen(judge, device))
+        inversion.to(device)
+        yield
+
+
 def _measure(
     command: Invert,
     inversion: Inversion,
@@ -140,11 +161,6 @@ def _measure(
     judges: Judges,
     report: Reporter,
 ) -> Metrics:
-    """Judge on the device that the inversion was trained on."""
-    device = make_fabric(command.runtime).device
-    for movable in (inversion, classifier, judges.evaluator):
-        if movable is not None:
-            movable.to(device)
     how = command.measure
     return evaluate(
         inversion.sample,
