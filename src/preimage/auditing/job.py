@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
 from preimage.auditing.answers import Answer, answers
@@ -25,11 +22,13 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
+from preimage.digest import classifier_digest, tensors_digest
 from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.jobs.measure import Judges, find_judges, own_data
 from preimage.jobs.report import Reporter, Silent
 from preimage.run import RunFolder, folder_name
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
@@ -70,7 +69,7 @@ def audit_job(
     path = Path(command.output.out or f"runs/audit-{folder_name(classifier.name)}-{command.seed}")
     settings = {
         "model": asdict(command.model),
-        "weights": _digest(classifier.state_dict().items()),
+        WEIGHTS: classifier_digest(classifier),
         "images": _images_digest(data),
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
@@ -119,21 +118,12 @@ def _check_unknown(command: Audit, data: Data) -> None:
 def _images_digest(data: Data) -> str:
     """Names the real images: a finished audit must not answer for data that changed since."""
     sets = {"train": data.train, "test": data.test}
-    return _digest(
+    return tensors_digest(
         (f"{name} {kind}", tensor)
         for name, images in sets.items()
         if images is not None
         for kind, tensor in (("images", images.images), ("labels", images.labels))
     )
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Names what the tensors hold, such as the weights of the classifier."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _clear(path: Path) -> None:

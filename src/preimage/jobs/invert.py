@@ -15,6 +15,7 @@ from preimage.classifier import Classifier, frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
+from preimage.digest import classifier_digest
 from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
@@ -26,6 +27,7 @@ from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -64,6 +66,7 @@ def invert_job(
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {
         "model": asdict(command.model),
+        WEIGHTS: classifier_digest(classifier),
         "config": asdict(command.config),
         "measure": asdict(command.measure),
     }
