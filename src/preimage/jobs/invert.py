@@ -38,7 +38,11 @@ _GALLERY_IMAGES = 24
 
 
 def invert_job(
-    command: Invert, report: Reporter | None = None, *, classifier: Classifier | None = None
+    command: Invert,
+    report: Reporter | None = None,
+    *,
+    classifier: Classifier | None = None,
+    judges: Judges | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Invert, measure, and leave everything in a run folder.
 
@@ -46,6 +50,7 @@ def invert_job(
         command: what to do.
         report: hears of progress.
         classifier: in place of the one that the command names.
+        judges: in place of those that the command names.
 
     Returns:
         The record, as in results/inversion.json with the run's own extras, and the run folder.
@@ -62,7 +67,7 @@ def invert_job(
     if is_follower():
         invert(classifier, command.config, runtime=command.runtime)
         raise SystemExit(0)
-    judges = find_judges(command.model, classifier, command.measure, report)
+    judges = judges or find_judges(command.model, classifier, command.measure, report)
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {
         "model": asdict(command.model),
