@@ -266,3 +266,66 @@ def test_one_class_is_told():
     with pytest.raises(PreimageError, match="class"):
         preimage.audit(network, image=(1, 8, 8), budget="60s", out="run")
     assert not Path("run").exists()
+
+
+@pytest.fixture
+def without_parts(monkeypatch):
+    """Audits that end before their first part, and tell what they would have worked with."""
+    seen = []
+
+    def nothing(context, *_):
+        seen.append(context)
+        context.folder.finish({"model": context.classifier.name, "answers": []})
+
+    monkeypatch.setattr(job, "_run", nothing)
+    return seen
+
+
+def halves(train, test):
+    """One file of training images alone, and one of others."""
+    images, labels = tiny.bands(train)
+    np.savez("train.npz", x_train=images, y_train=labels)
+    images, labels = tiny.bands(test, seed=1)
+    np.savez("held.npz", x_test=images, y_test=labels)
+
+
+def test_data_that_cannot_be_used_is_told_before_any_work(capsys, data, without_parts):
+    images, labels = tiny.bands(20)
+    np.savez("two.npz", x_test=images, y_test=labels % 2)
+    np.savez("two-train.npz", x_train=images, y_train=labels % 2)
+    for more, said in (
+        (("--ood", "fashon_mnist"), "did you mean fashion_mnist"),
+        (("--heldout", "two.npz"), "3 classes for --heldout, as the classifier has, found 2"),
+        (("--heldout", "nowhere.npz"), "nowhere.npz"),
+        (("--data", "two-train.npz", "--heldout", data), "3 classes for --data"),
+        (("--data", "nowhere.npz", "--heldout", data), "nowhere.npz"),
+    ):
+        status, _, err = audit(capsys, "--data", data, *more)
+        assert status == 2 and said in err
+        assert not Path("run").exists() and not without_parts
+    assert audit(capsys, "--data", data)[0] == 0  # the folder is free for the mended command
+
+
+def test_held_out_images_stand_in_place_of_a_test_split(capsys, without_parts):
+    halves(train=60, test=45)
+    assert audit(capsys, "--data", "train.npz")[0] == 2
+    assert audit(capsys, "--data", "train.npz", "--heldout", "held.npz")[0] == 0
+    assert audit(capsys, "--heldout", "held.npz", out="alone")[0] == 0
+    both, alone = (context.data for context in without_parts)
+    assert (both.name, len(both.train), len(both.test)) == ("train.npz", 60, 45)
+    assert (alone.name, alone.train, len(alone.test)) == ("held.npz", None, 45)
+
+
+def test_inversion_is_compared_with_the_held_out_images(capsys, monkeypatch):
+    first, *_ = parts()
+    monkeypatch.setattr(job, "parts", lambda: [first])
+    halves(train=60, test=45)
+    status, record, _ = audit(capsys, "--data", "train.npz", "--heldout", "held.npz")
+    assert status == 0 and state(record, "inversion")["reason"] is None
+    assert record["accept"]["vendi_pixel_real"] > 1
+
+
+def test_several_devices_are_refused_at_once(capsys, without_parts):
+    status, _, err = audit(capsys, "--devices", "2", "--accelerator", "cpu")
+    assert status == 2 and "expected one device for an audit, found --devices 2" in err
+    assert not Path("run").exists() and not without_parts

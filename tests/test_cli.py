@@ -326,3 +326,36 @@ def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):
     assert record["model"] == "mnist" and record["data"] is None
     assert record["accept"]["evaluator_accuracy"] is not None
     assert record["accept"]["vendi_pixel_real"] is None and record["leak"]["verdict"] is None
+    monkeypatch.setattr("preimage.auditing.job._run", None)  # nothing is done twice
+    assert json.loads(call(capsys, "demo", "--json")) == record
+
+
+def test_demo_leaves_a_run_of_another_kind_alone(monkeypatch, capsys):
+    data = tiny.write_npz(Path("bands.npz"))
+    call(capsys, *tiny.train_arguments(data, "mine"))
+    weights = Path("mine/classifier.safetensors").read_bytes()
+    assert main(["demo", "--out", "mine"]) == 2
+    assert "found one of `preimage train`" in " ".join(capsys.readouterr().err.split())
+    assert Path("mine/classifier.safetensors").read_bytes() == weights
+    replaced = []
+    monkeypatch.setattr(
+        "preimage.auditing.job._run",
+        lambda context, *_: replaced.append(context.folder.finish({"model": "", "answers": []})),
+    )
+    call(capsys, "demo", "--out", "mine", "--overwrite")
+    assert replaced and not Path("mine/classifier.safetensors").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("command", ["invert", "demo"])
+def test_advice_after_an_interruption_keeps_what_is_done(monkeypatch, capsys, command, overwrite):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("preimage.jobs.invert.load_classifier", interrupted)
+    monkeypatch.setattr("preimage.auditing.job.load_classifier", interrupted)
+    arguments = tiny.invert_arguments("run") if command == "invert" else ["demo"]
+    assert main([*arguments, *["--overwrite"] * overwrite]) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    without = " without --overwrite" if overwrite else ""
+    assert f"give the same command again{without} to go on" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from preimage.explain.saliency import overlay, saliency
 from preimage.explain.units import telling_units, unit_images
 from preimage.loop import invert
 from preimage.types import ImageSpec
+from pretend import GPU, PretendedGPU
 
 
 class Linear(nn.Module):
@@ -94,6 +96,20 @@ def test_boundary_images_lie_between_their_classes(inverted):
     assert not inversion.generator.training
     again = boundary_images(classifier, inversion, [(0, 1), (1, 2), (2, 0)], seed=1)
     assert torch.equal(found.images, again.images)
+
+
+def test_classifier_on_a_gpu_explains_a_generator_on_the_cpu(inverted):
+    classifier, inversion = inverted
+    here = boundary_images(classifier, inversion, [(0, 1)], steps=3)
+    driven = unit_images(classifier, inversion, [0], count=2, steps=3)
+    with PretendedGPU():
+        there = copy.deepcopy(classifier).to(GPU)
+        found = boundary_images(there, inversion, [(0, 1)], steps=3)
+        assert torch.equal(found.images, here.images)
+        ways = paths(there, found, 3)
+        assert ways.images.device.type == "cpu" and there.mean.device == GPU
+        (again,) = unit_images(there, inversion, [0], count=2, steps=3)
+        assert torch.equal(again.images, driven[0].images)
 
 
 def test_path_leads_from_class_to_class(inverted):

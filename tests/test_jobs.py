@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,14 +20,17 @@ from PIL import Image
 import preimage.jobs.invert
 import tiny
 from preimage.cli import main
-from preimage.commands import Measure, Train
-from preimage.config import RECIPES, ModelConfig
+from preimage.commands import Invert, Measure, Output, Train
+from preimage.config import PRESETS, RECIPES, ModelConfig
+from preimage.data import load
 from preimage.errors import PreimageError
-from preimage.jobs.measure import find_judges
+from preimage.jobs.invert import invert_job
+from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.report import Silent
 from preimage.jobs.train import train_config
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
+from pretend import GPU, PretendedGPU
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +255,43 @@ def test_recipe_follows_a_known_set_however_it_is_spelt(name, recipe):
     config, known = train_config(Train(name)), RECIPES[recipe]
     assert (config.epochs, config.batch) == (known.epochs, known.batch)
     assert config.augmentation == known.augmentation
+
+
+def invert_command(out, model="tiny:build", **measure):
+    small = replace(PRESETS["paper"].generator, width=4, latent=8)
+    return Invert(
+        ModelConfig(model, image=(1, tiny.SIDE, tiny.SIDE)),
+        replace(PRESETS["paper"], generator=small, steps=5, batch=8, check_every=5),
+        measure=Measure(samples=30, student=False, **measure),
+        output=Output(out=str(out)),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_judges_are_on_the_gpu_while_they_measure_and_back_afterwards(trained, monkeypatch, fails):
+    data, mlp, cnn = trained
+    classifier, evaluator = load_classifier(mlp), load_classifier(cnn)
+    judges = Judges(data, load(data, "test"), evaluator)
+    real, seen = preimage.jobs.invert.evaluate, []
+
+    def watched(*arguments, **options):
+        seen.extend(judge.mean.device for judge in (classifier, evaluator))
+        if fails:
+            raise PreimageError("broken")
+        return real(*arguments, **options)
+
+    module = preimage.jobs.invert
+    monkeypatch.setattr(module, "evaluate", watched)
+    monkeypatch.setattr(module, "find_judges", lambda *_: judges)
+    monkeypatch.setattr(module, "make_fabric", lambda _: SimpleNamespace(device=GPU))
+    with PretendedGPU():
+        outcome = pytest.raises(PreimageError, match="broken") if fails else nullcontext()
+        with outcome:
+            invert_job(invert_command("run"), classifier=classifier)
+        assert seen == [GPU, GPU]
+        for judge in (classifier, evaluator):
+            held = [*judge.parameters(), *judge.buffers()]
+            assert {tensor.device.type for tensor in held} == {"cpu"}
 
 
 class Listener(Silent):

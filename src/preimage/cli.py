@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.error(_no_room(error))
         return 2
     except KeyboardInterrupt:
-        terminal.error("interrupted; give the same command again to go on where it was")
+        terminal.error(f"interrupted; {_how_to_go_on(command)}")
         return 130
     if _wants_json(command):
         sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
@@ -119,6 +119,13 @@ def _no_room(error: Exception) -> str:
         f"expected enough memory, found no room for {size}; choose smaller images, a smaller "
         "--width or --batch, or close other programs"
     )
+
+
+def _how_to_go_on(command: Any) -> str:
+    """What to do after a break; --overwrite would throw away what is done."""
+    again = "give the same command again"
+    overwrites = getattr(getattr(command, "output", command), "overwrite", False)
+    return f"{again}{' without --overwrite' if overwrites else ''} to go on where it was"
 
 
 def _wants_json(command: Any) -> bool:
@@ -248,7 +255,7 @@ def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], s
             real=False,
             budget=_DEMO_BUDGET,
             seed=command.seed,
-            output=commands.Output(out=command.out, overwrite=True, json=command.json),
+            output=commands.Output(command.out, command.overwrite, command.json),
         ),
         terminal,
     )

@@ -393,6 +393,8 @@ class Demo:
 
     out: str = "runs/demo"
     """Run folder; the page in it is audit.html."""
+    overwrite: bool = False
+    """Replace the run that is in the folder, instead of going on with it."""
     seed: int = 0
     """Everything random follows from it."""
     json: bool = False

@@ -13,6 +13,9 @@ from preimage.files import read_json
 FORMAT = 1
 """Version of the run folder's form: {"format", "kind", "config"} in config.json."""
 
+WEIGHTS = "weights"
+"""Among the settings: what tells a classifier from others of its name; see `classifier_digest`."""
+
 Settings = dict[str, Any]
 
 
@@ -79,8 +82,17 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         for key in there.keys() | here.keys():
             dotted = f"{name}.{key}".strip(".")
             yield from _differences(there.get(key), here.get(key), dotted)
+    elif there != here and name == WEIGHTS:
+        yield _other_classifier(there)
     elif there != here:
         yield f"{name.removeprefix('config.')} {_brief(there)} instead of {_brief(here)}"
+
+
+def _other_classifier(there: Any) -> str:
+    """Two digests would tell a person nothing."""
+    if there is None:
+        return "no note of the classifier's weights"
+    return "other weights, normalisation or class names of the classifier"
 
 
 def _brief(value: Any) -> str:

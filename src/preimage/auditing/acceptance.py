@@ -15,6 +15,7 @@ from preimage.data import ImageSet
 from preimage.explain.counterfeits import CONFIDENT
 from preimage.inversion import predict
 from preimage.jobs.invert import invert_job
+from preimage.jobs.measure import Judges
 from preimage.ood.synthetic import make_synthetic, synthetic_names
 from preimage.pages import STRIP, Cell, Strip, Table, strip
 from preimage.panels import strips, table
@@ -57,6 +58,7 @@ def inversion(context: Context, seconds: float) -> Found:
         ),
         context.report,
         classifier=context.classifier,
+        judges=Judges(context.data.name, context.data.test, context.evaluator),
     )
     names = (
         *("inversion_accuracy", "evaluator_accuracy", "confidence", "vendi_pixel"),

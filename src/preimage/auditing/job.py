@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
 from preimage.auditing.answers import Answer, answers
@@ -25,11 +22,14 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
+from preimage.digest import classifier_digest, tensors_digest
 from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.jobs.measure import Judges, find_judges, own_data
+from preimage.jobs.ood_sets import check_unknown
 from preimage.jobs.report import Reporter, Silent
 from preimage.run import RunFolder, folder_name
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
@@ -52,9 +52,10 @@ def audit_job(
         The record, which is also in audit.json, and the run folder.
 
     Raises:
-        PreimageError: for a model, data, a budget or a folder that do not fit.
+        PreimageError: for a model, data, a budget, devices or a folder that do not fit.
     """
     report = report or Silent()
+    _check_devices(command)
     budget = parse_budget(command.budget)
     named = classifier is None
     classifier = classifier or load_classifier(command.model)
@@ -62,15 +63,16 @@ def audit_job(
     judges = find_judges(
         command.model,
         classifier,
-        Measure(command.data, command.evaluator, real=command.real),
+        # other held-out images stand in place of the data set's own, which need not have any
+        Measure(command.data, command.evaluator, real=command.real and command.heldout is None),
         heard,
     )
-    data = _data(command, classifier, judges)
-    _check_unknown(command, data)
+    data = _data(command, classifier, judges, heard)
+    _check_ood(command, classifier, data)
     path = Path(command.output.out or f"runs/audit-{folder_name(classifier.name)}-{command.seed}")
     settings = {
         "model": asdict(command.model),
-        "weights": _digest(classifier.state_dict().items()),
+        WEIGHTS: classifier_digest(classifier),
         "images": _images_digest(data),
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
@@ -85,55 +87,76 @@ def audit_job(
         return folder.metrics(), path
 
 
-def _data(command: Audit, classifier: Classifier, judges: Judges) -> Data:
+def _check_devices(command: Audit) -> None:
+    """Every further process would do the same audit, and meet this one's lock on the folder."""
+    if command.runtime.devices != 1:
+        raise PreimageError(
+            f"expected one device for an audit, found --devices {command.runtime.devices}; leave "
+            "it at 1"
+        )
+
+
+def _data(command: Audit, classifier: Classifier, judges: Judges, report: Reporter) -> Data:
     """The images that it was trained on, and others of the same kind."""
-    name = command.data or own_data(command.model.model)
-    if not command.real or name is None or judges.real is None:
-        return Data(name if judges.real is not None else None, None, judges.real)
-    test = judges.real
-    if command.heldout is not None:
+    name, test = command.data or own_data(command.model.model), judges.real
+    if command.real and command.heldout is not None:
         test = load(command.heldout, "test", spec=classifier.spec)
-    return Data(name, _train(name, classifier, test), test)
+        _check_classes(test, classifier, "--heldout", command.heldout)
+    if test is None:
+        return Data(None, None, None)
+    if name is None:
+        return Data(command.heldout, None, test)
+    train = _train(command, name, classifier, test, report)
+    if train is not None:
+        _check_classes(train, classifier, "--data", name)
+    return Data(name, train, test)
 
 
-def _train(name: str, classifier: Classifier, test: ImageSet) -> ImageSet | None:
+def _train(
+    command: Audit, name: str, classifier: Classifier, test: ImageSet, report: Reporter
+) -> ImageSet | None:
     """None where the source has no training images of its own."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             train = load(name, "train", spec=classifier.spec)
-    except PreimageError:
+    except PreimageError as error:
+        if command.heldout is None:
+            return None
+        if command.data is not None:
+            raise  # with other held-out images there is nothing else to take from it
+        report.warn(f"what needs training images is left out: {error}")
         return None
     same = train.images.shape == test.images.shape and bool((train.images == test.images).all())
     return None if same else train
 
 
-def _check_unknown(command: Audit, data: Data) -> None:
+def _check_classes(images: ImageSet, classifier: Classifier, option: str, source: str) -> None:
+    if images.classes != classifier.classes:
+        raise PreimageError(
+            f"expected images of {classifier.classes} classes for {option}, as the classifier has, "
+            f"found {images.classes} in '{source}'; give data of the kind that it was trained on"
+        )
+
+
+def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
     if data.name is not None and data.name in command.ood:
         raise PreimageError(
             f"expected --ood to name other data than the classifier's own, found '{data.name}' as "
             "both; leave it out"
         )
+    check_unknown(command.ood, classifier.spec)
 
 
 def _images_digest(data: Data) -> str:
     """Names the real images: a finished audit must not answer for data that changed since."""
     sets = {"train": data.train, "test": data.test}
-    return _digest(
+    return tensors_digest(
         (f"{name} {kind}", tensor)
         for name, images in sets.items()
         if images is not None
         for kind, tensor in (("images", images.images), ("labels", images.labels))
     )
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Names what the tensors hold, such as the weights of the classifier."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _clear(path: Path) -> None:

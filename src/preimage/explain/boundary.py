@@ -82,7 +82,7 @@ def boundary_images(
 
     def loss(rows: Tensor, answer: Prediction) -> Tensor:
         # the KL divergence from one half each, up to a constant
-        own = answer.logits.log_softmax(1).gather(1, both[rows].to(answer.logits.device))
+        own = answer.logits.log_softmax(1).gather(1, both[rows])
         return -own.mean(1)
 
     middle = _balanced(classifier, middle.moved(classifier, loss, steps, _LR), start, end, both)

@@ -17,7 +17,7 @@ from preimage.runtime import channels_last, stream
 from preimage.types import Condition, Prediction
 
 Loss = Callable[[Tensor, Prediction], Tensor]
-"""Row numbers (B,) and the classifier's answer to a loss for each row (B,)."""
+"""Row numbers (B,) and the classifier's answer, on the CPU, to a loss for each row (B,)."""
 
 _BATCH = 64
 
@@ -119,7 +119,7 @@ class Codes:
                 # the last steps are small, to land on a point and not swing about it
                 adam.param_groups[0]["lr"] = lr * (1 - step / steps)
                 adam.zero_grad()
-                values = loss(classifier(channels_last(self._with(free).images())))
+                values = loss(_asked(classifier, self._with(free).images()))
                 values[torch.isfinite(values)].sum().backward()
                 adam.step()
         return self._with({name: value.detach() for name, value in free.items()})
@@ -130,6 +130,12 @@ class Codes:
             self.noise._replace(latent=free["latent"]),
             self.condition._replace(vector=free.get("vector"), planes=free.get("planes")),
         )
+
+
+def _asked(classifier: Classifier, images: Tensor) -> Prediction:
+    """The answer, on the CPU as the codes are, with its gradient, wherever the classifier is."""
+    answer = classifier(channels_last(images.to(classifier.mean.device)))
+    return Prediction(*(part.cpu() for part in answer))
 
 
 def _line(here: Tensor | None, there: Tensor | None, weight: float | Tensor) -> Tensor | None:

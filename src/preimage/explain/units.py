@@ -88,8 +88,7 @@ def unit_images(
     wanted = torch.tensor(list(units)).repeat_interleave(count)
 
     def loss(rows: Tensor, answer: Prediction) -> Tensor:
-        columns = wanted[rows].to(answer.features.device)
-        return -answer.features.gather(1, columns[:, None])[:, 0]
+        return -answer.features.gather(1, wanted[rows][:, None])[:, 0]
 
     moved = codes.rows(starts).moved(classifier, loss, steps, _LR)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from preimage.classifier import Classifier, frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
+from preimage.digest import classifier_digest
 from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
@@ -26,6 +27,7 @@ from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -36,7 +38,11 @@ _GALLERY_IMAGES = 24
 
 
 def invert_job(
-    command: Invert, report: Reporter | None = None, *, classifier: Classifier | None = None
+    command: Invert,
+    report: Reporter | None = None,
+    *,
+    classifier: Classifier | None = None,
+    judges: Judges | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Invert, measure, and leave everything in a run folder.
 
@@ -44,6 +50,7 @@ def invert_job(
         command: what to do.
         report: hears of progress.
         classifier: in place of the one that the command names.
+        judges: in place of those that the command names.
 
     Returns:
         The record, as in results/inversion.json with the run's own extras, and the run folder.
@@ -60,10 +67,11 @@ def invert_job(
     if is_follower():
         invert(classifier, command.config, runtime=command.runtime)
         raise SystemExit(0)
-    judges = find_judges(command.model, classifier, command.measure, report)
+    judges = judges or find_judges(command.model, classifier, command.measure, report)
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {
         "model": asdict(command.model),
+        WEIGHTS: classifier_digest(classifier),
         "config": asdict(command.config),
         "measure": asdict(command.measure),
     }

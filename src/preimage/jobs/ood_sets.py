@@ -70,6 +70,16 @@ def unknown_sets(
     return found
 
 
+def check_unknown(sources: Sequence[str], spec: ImageSpec) -> None:
+    """Read every source once, so that one that cannot be used is told before any work.
+
+    Raises:
+        PreimageError: for a source that cannot be read.
+    """
+    for source in sources:
+        _native(source, spec)
+
+
 def _native(source: str, spec: ImageSpec) -> ImageSet:
     """In the size that the images were stored in; where they have several, in the classifier's."""
     try:

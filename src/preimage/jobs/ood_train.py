@@ -10,6 +10,7 @@ from preimage.classifier import Classifier
 from preimage.commands import OodTrain
 from preimage.config import ModelConfig, TrainConfig
 from preimage.data import ImageSet, load
+from preimage.digest import classifier_digest
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
 from preimage.limits import check_harden, check_train
@@ -17,6 +18,7 @@ from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratc
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
 from preimage.run import RunFolder, folder_name
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on, batch_count
 
@@ -46,6 +48,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     settings = {
         "dataset": command.dataset,
         "start": asdict(command.start),
+        WEIGHTS: classifier_digest(start) if start else None,
         "training": asdict(training),
         "harden": asdict(command.harden),
         "tpr": command.tpr,

@@ -15,6 +15,7 @@ from torch import Tensor
 from preimage.classifier import Classifier
 from preimage.commands import Reconstruct
 from preimage.data import load
+from preimage.digest import classifier_digest
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.gallery import picture_uris
@@ -34,6 +35,7 @@ from preimage.limits import check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
+from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
@@ -75,6 +77,7 @@ def reconstruct_job(
     path = Path(command.output.out or f"runs/reconstruct-{name}-{config.carrier}-{config.seed}")
     settings = {
         "model": asdict(command.model),
+        WEIGHTS: classifier_digest(classifier),
         "config": asdict(config),
         "control": asdict(command.control),
     }
