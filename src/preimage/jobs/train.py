@@ -113,7 +113,7 @@ def _data(command: Train, report: Reporter) -> tuple[ImageSet, ImageSet | None, 
 
 
 def test_set(dataset: str, data: ImageSet, report: Reporter) -> ImageSet | None:
-    """The test split in the shape of `data`; None, and a warning, where there is none of its own."""
+    """The test split in the shape of `data`; None, and a warning, where there is none."""
     if data.split == "all":
         report.warn(
             f"'{dataset}' has no test split, so the accuracy on unseen images stays unknown"
