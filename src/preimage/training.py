@@ -162,15 +162,19 @@ class _Training:
         return self.config.epochs if state["ended"] else int(state["step"])
 
 
-def one_device(runtime: Runtime) -> Runtime:
+def one_device(runtime: Runtime, work: str = "training") -> Runtime:
     """The same settings.
 
+    Args:
+        runtime: the settings.
+        work: what is to be done, for the error's sentence.
+
     Raises:
-        PreimageError: for more than one device, which training has no use for.
+        PreimageError: for more than one device, which the work has no use for.
     """
     if runtime.devices != 1:
         raise PreimageError(
-            f"expected one device for training, found --devices {runtime.devices}; leave it at 1"
+            f"expected one device for {work}, found --devices {runtime.devices}; leave it at 1"
         )
     return runtime
 

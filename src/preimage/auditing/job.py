@@ -31,6 +31,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.run import RunFolder, folder_name
 from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
+from preimage.training import one_device
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
 _INNER = ("inversion", "hardened", "leak")
@@ -55,7 +56,8 @@ def audit_job(
         PreimageError: for a model, data, a budget, devices or a folder that do not fit.
     """
     report = report or Silent()
-    _check_devices(command)
+    # every further process would do the same audit, and meet this one's lock on the folder
+    one_device(command.runtime, "an audit")
     budget = parse_budget(command.budget)
     named = classifier is None
     classifier = classifier or load_classifier(command.model)
@@ -85,15 +87,6 @@ def audit_job(
             context = Context(command, classifier, judges.evaluator, data, named, folder, heard)
             _run(context, budget, heard)
         return folder.metrics(), path
-
-
-def _check_devices(command: Audit) -> None:
-    """Every further process would do the same audit, and meet this one's lock on the folder."""
-    if command.runtime.devices != 1:
-        raise PreimageError(
-            f"expected one device for an audit, found --devices {command.runtime.devices}; leave "
-            "it at 1"
-        )
 
 
 def _data(command: Audit, classifier: Classifier, judges: Judges, report: Reporter) -> Data:

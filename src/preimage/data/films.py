@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from preimage.data.imageset import ImageSet
+from preimage.data.thumbnails import thumbnails
 from preimage.runtime import stream
 
 ALIKE = 0.7
 """Of the distance between two images of a class that have nothing to do with each other (median):
 frames of one film are nearer than that."""
-_SIDE = 8
-"""Pixels on a side that images are compared with."""
-_CHUNK = 2000
 
 
 def films(images: ImageSet) -> Tensor | None:
@@ -32,7 +29,7 @@ def films(images: ImageSet) -> Tensor | None:
         (N,) int64, the same number for frames of one film, each class's films apart; None where
         the order tells of no films.
     """
-    small = _small(images)
+    small = thumbnails(images.images)
     number = torch.zeros(len(images), dtype=torch.long)
     ratios, used = [], 0
     for label in images.labels.unique():
@@ -44,14 +41,6 @@ def films(images: ImageSet) -> Tensor | None:
         ratios.append(ratio)
     together = torch.cat(ratios) if ratios else torch.zeros(0)
     return number if len(together) and together.median() < ALIKE else None
-
-
-def _small(images: ImageSet) -> Tensor:
-    """(N, D): the images, reduced to what tells films apart."""
-    parts = torch.arange(len(images)).split(_CHUNK)
-    return torch.cat(
-        [F.adaptive_avg_pool2d(images.floats(part), _SIDE).flatten(1) for part in parts]
-    )
 
 
 def _steps(rows: Tensor) -> Tensor:

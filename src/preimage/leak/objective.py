@@ -64,8 +64,7 @@ class Objective:
         weights = [p for p in self.classifier.parameters() if p.requires_grad]
         if not weights:
             return []
-        mean = self.classifier.mean
-        image = torch.zeros(1, *self.classifier.spec.shape, device=mean.device) + mean
+        image = self.classifier.mean.expand(1, *self.classifier.spec.shape)
         answer = self.classifier(image).logits.sum()
         gradients = torch.autograd.grad(answer, weights, allow_unused=True)
         return [p for p, found in zip(weights, gradients, strict=True) if found is not None]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from preimage.data.thumbnails import thumbnails
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 
 NOISE_ROUND = 0
-_THUMBNAIL = 8
-_CHUNK = 500
 _NOISE_SPREAD = 0.25  # Gaussian round mid-grey: two deviations reach black and white
 
 
@@ -102,15 +100,6 @@ def gaussian_noise(count: int, spec: ImageSpec, random: torch.Generator) -> Tens
     """Independent Gaussian pixels round mid-grey, cut to the range: (count, C, H, W) uint8."""
     values = torch.randn(count, *spec.shape, generator=random) * _NOISE_SPREAD + 0.5
     return values.clamp(0, 1).mul(255).round().to(torch.uint8)
-
-
-def thumbnails(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) uint8 as coarse vectors (N, D) float32, to compare them by."""
-    # in parts: all candidates of a round as floats would take four times their bytes, and more
-    parts = images.split(_CHUNK)
-    return torch.cat(
-        [F.adaptive_avg_pool2d(part.float() / 255, _THUMBNAIL).flatten(1) for part in parts]
-    )
 
 
 def farthest_points(points: Tensor, count: int, random: torch.Generator) -> Tensor:
