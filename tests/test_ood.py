@@ -26,6 +26,7 @@ from preimage.ood import Detector, harden
 from preimage.ood.baselines import Fitted, baseline_names, fit_baseline
 from preimage.ood.figures import separation
 from preimage.ood.rounds import Candidates, Rounds
+from preimage.ood.splitting import split_up
 from preimage.runtime import stream
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
@@ -90,7 +91,7 @@ def test_hardening_tells_noise_and_knows_its_classes(shared):
     hardened = harden(data, SMALL, TRAINING)
     test = load(str(shared / "bands.npz"), "test")
     assert accuracy_on(hardened.classifier, test) > 0.8
-    detector = Detector(hardened.classifier).fit(hardened.validation, reference=hardened.reference)
+    detector = Detector(hardened.classifier).fit(hardened.split.validation)
     noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     assert separation(detector(test.floats()), detector(noise)).auroc > 0.95
     assert len(hardened.pool) == 120 and hardened.pool.last_round == 3
@@ -155,7 +156,7 @@ def test_poisoned_garbage_makes_the_guard_go_back_and_stop(shared, monkeypatch):
     verdicts = [epoch.verdict for epoch in hardened.epochs]
     assert "back" in verdicts and verdicts[-1] == "stop" and len(verdicts) < 8
     best = max(epoch.valid_accuracy for epoch in hardened.epochs)
-    kept = accuracy_on(hardened.classifier, hardened.validation)
+    kept = accuracy_on(hardened.classifier, hardened.split.validation)
     assert kept >= best - config.margin - 1e-6
     assert hardened.epochs[-1].valid_accuracy < kept
 
@@ -307,12 +308,38 @@ def test_thresholds_come_from_unfamiliar_images_where_there_are_some(shared):
 def test_held_out_images_are_changed_as_in_training_to_be_unfamiliar(shared):
     data = load(str(shared / "bands.npz"), "train")
     training = replace(TRAINING, augmentation=Augmentation(shift=2))
-    hardened = harden(data, SMALL, training)
-    held, changed = hardened.validation, hardened.unfamiliar
-    assert torch.equal(held.labels, changed.labels)
-    assert not torch.equal(held.images, changed.images)
-    same = harden(data, SMALL, TRAINING)  # which changes nothing
+    split = split_up(data, None, 20, training)
+    assert torch.equal(split.validation.labels, split.unfamiliar.labels)
+    assert not torch.equal(split.validation.images, split.unfamiliar.images)
+    same = split_up(data, None, 20, TRAINING)  # which changes nothing
     assert torch.equal(same.validation.images, same.unfamiliar.images)
+
+
+def test_images_that_are_given_as_held_out_guard_and_choose_the_threshold_as_they_are(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    new = load(str(shared / "bands.npz"), "test")
+    training = replace(TRAINING, augmentation=Augmentation(shift=2))
+    some = data.subset(slice(0, 5))
+    both = replace(
+        new,
+        images=torch.cat([some.images, new.images]),
+        labels=torch.cat([some.labels, new.labels]),
+    )
+    hardened = harden(data, SMALL, training, heldout=both)
+    split = hardened.split
+    assert len(split.fit) == len(data)
+    assert torch.equal(split.validation.images, new.images)  # those that are trained on are not
+    assert split.unfamiliar is split.validation
+    assert hardened.kept.valid_accuracy == pytest.approx(accuracy_on(hardened.classifier, new))
+
+
+def test_held_out_images_that_say_nothing_are_one_sentence(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    with pytest.raises(PreimageError, match=r"at least 4 held-out .* found 0 of 240"):
+        split_up(data, data, 20, TRAINING)
+    larger = load(str(shared / "bands.npz"), "test", spec=ImageSpec(1, 10, 10))
+    with pytest.raises(PreimageError, match=r"held-out images 1x8x8 of 3.*found 1x10x10 of 3"):
+        split_up(data, larger, 20, TRAINING)
 
 
 def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):
@@ -540,14 +567,33 @@ def test_bad_input_to_score_is_one_sentence(capsys, shared, arguments, said):
         (["--garbage", "10", "--noise", "20"], "expected --garbage of at least 20"),
         (["--tpr", "1.5"], "expected --tpr from"),
         (["--model", "mnist"], "images 1x28x28 of 10 classes"),
+        (["--heldout", "nowhere"], "there is no image set 'nowhere'"),
+        (["--heldout", "TWO"], "held-out images 1x8x8 of 3 classes"),
         (["--model", "nonsense"], "found the unknown name 'nonsense'"),
     ],
 )
 def test_bad_input_to_train_is_one_sentence(capsys, shared, arguments, said):
+    pixels, labels = tiny.bands(30)
+    np.savez("two.npz", images=pixels, labels=labels % 2)
+    arguments = ["two.npz" if argument == "TWO" else argument for argument in arguments]
     status, _, err = run(
         capsys, "ood", "train", shared / "bands.npz", "--out", "bad", *FLAGS[:8], *arguments
     )
     assert status == 2 and said in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_train_says_which_held_out_images_are_no_test(capsys, shared):
+    pixels, labels = tiny.bands(90, seed=1)  # the test split
+    (seen, theirs), data = tiny.bands(5), shared / "bands.npz"
+    np.savez("own.npz", images=np.concatenate([seen, pixels]), labels=[*theirs, *labels])
+    arguments = tiny.ood_arguments(data, "held", "--heldout", "own.npz", "--json")
+    status, out, err = run(capsys, *arguments)
+    said = " ".join(err.split())
+    assert status == 0, err
+    assert "5 held-out images are training images as well and are left out" in said
+    assert "held-out images are test images as well" in said
+    result = json.loads(out)
+    assert result["valid_accuracy"] == pytest.approx(result["test_accuracy"])
 
 
 def test_train_from_a_named_classifier_makes_a_detector_that_loads(capsys, shared):

@@ -151,7 +151,7 @@ class OodTrain(Fit):
       preimage ood train cifar10 --arch cnn-deep --seed 1
       preimage ood train gtsrb --model gtsrb --head beside
       preimage ood train path/to/class-folders --model mypackage.models:build
-          --checkpoint weights.safetensors --image 3 64 64
+          --checkpoint weights.safetensors --image 3 64 64 --heldout path/to/validation
 
     A killed training goes on where it was when the same command is given again.
     """
@@ -161,9 +161,13 @@ class OodTrain(Fit):
     many as make 600 steps."""
     start: Flat[Start] = field(default_factory=Start)
     harden: Flat[HardenConfig] = field(default_factory=HardenConfig)
+    heldout: str | None = None
+    """Data of the same classes that the classifier was not trained on, for the guard and the
+    threshold; of a set with splits, the test split. None holds some of the training images out,
+    which a classifier that is trained already has seen."""
     tpr: float = 0.99
-    """Share of held-out images of the classes, under the training's random changes, that the
-    threshold is to let through."""
+    """Share of the held-out images that the threshold is to let through; of training images that
+    were held out, under the training's random changes."""
 
 
 @dataclass(frozen=True)

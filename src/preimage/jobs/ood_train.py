@@ -10,6 +10,7 @@ from preimage.classifier import Classifier
 from preimage.commands import OodTrain
 from preimage.config import ModelConfig, TrainConfig
 from preimage.data import ImageSet, load
+from preimage.data.overlap import not_among
 from preimage.digest import classifier_digest
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
@@ -41,8 +42,14 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     check_harden(command.harden, command.tpr)
     start = load_classifier(command.start) if command.start.model else None
     data = load(command.dataset, "train", spec=start.spec if start else None)
+    heldout = _heldout(command.heldout, data, report)
     training = _training(command, len(data))
     test = test_set(command.dataset, data, report)
+    if heldout is not None and test is not None and len(not_among(heldout, test)) < len(test):
+        report.warn(
+            "held-out images are test images as well, so figures on the test split are not of "
+            "images that nothing was chosen by"
+        )
     name = Path(command.dataset).stem or command.dataset
     path = Path(command.output.out or f"runs/ood-{name}-{_kind(command)}-{training.seed}")
     settings = {
@@ -51,6 +58,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         WEIGHTS: classifier_digest(start) if start else None,
         "training": asdict(training),
         "harden": asdict(command.harden),
+        "heldout": command.heldout,
         "tpr": command.tpr,
     }
     with RunFolder.create(
@@ -73,6 +81,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             command.harden,
             training,
             start=start,
+            heldout=heldout,
             runtime=command.runtime,
             checkpoint=folder,
             on_epoch=on_epoch,
@@ -80,15 +89,26 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         detector = Detector(
             hardened.classifier, recipe=_recipe(command, training, data, hardened.classifier)
         ).fit(
-            hardened.validation,
+            hardened.split.validation,
             command.tpr,
-            reference=hardened.reference,
-            unfamiliar=hardened.unfamiliar,
+            reference=hardened.split.reference,
+            unfamiliar=hardened.split.unfamiliar,
         )
         folder.write(DETECTOR_FILE, detector.to_bytes())
         folder.write(POOL_FILE, pool_page(name, hardened).encode())
         folder.finish(_record(name, training, hardened, detector, test))
         return folder.metrics(), path
+
+
+def _heldout(source: str | None, data: ImageSet, report: Reporter) -> ImageSet | None:
+    if source is None:
+        return None
+    heldout = load(source, "test", spec=data.spec)
+    if heldout.classes == data.classes:
+        shared = len(heldout) - len(not_among(data, heldout))
+        if shared:
+            report.warn(f"{shared} held-out images are training images as well and are left out")
+    return heldout
 
 
 def _training(command: OodTrain, images: int) -> TrainConfig:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
+from preimage.data.overlap import not_among
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -46,9 +45,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
             f"expected held-out images {train.spec} of {train.classes} classes, as the training "
             f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
         )
-    known = set(digests(train.images))
-    new = torch.tensor([digest not in known for digest in digests(heldout.images)])
-    unseen = heldout.subset(new.nonzero().flatten())
+    unseen = not_among(train, heldout)
     shared = len(heldout) - len(unseen)
     train, unseen = one_of_each_film(train, seed), one_of_each_film(unseen, seed)
     count = min(len(train), len(unseen), most)
@@ -78,8 +75,3 @@ def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
 
 def _some(images: ImageSet, count: int, random: torch.Generator) -> ImageSet:
     return images.subset(torch.randperm(len(images), generator=random)[:count])
-
-
-def digests(images: Tensor) -> list[bytes]:
-    """SHA-256 of each image (N, C, H, W) uint8."""
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.contiguous()]

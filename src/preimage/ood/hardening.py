@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,16 +18,13 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
-from preimage.data.portion import hold_out
-from preimage.drawing import to_bytes
 from preimage.errors import DivergedError, PreimageError
-from preimage.ood.detector import FEWEST
 from preimage.ood.exclusion import Known
 from preimage.ood.guard import AccuracyGuard
 from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.pool import GarbagePool
 from preimage.ood.rounds import Candidates, Rounds
-from preimage.ood.shortcuts import softened
+from preimage.ood.splitting import Split, split_up
 from preimage.runtime import channels_last, make_fabric, stream
 from preimage.training import (
     accuracy_on,
@@ -44,8 +41,7 @@ _GENTLE = 0.1
 """Of the usual learning rate, for weights that are trained already."""
 _MOST_WEIGHT = 0.5
 """Of garbage beside all classes together."""
-_KNOWN_IMAGES, _REFERENCE_IMAGES = 4000, 9000
-_SOFT = 3
+_KNOWN_IMAGES = 4000
 
 
 @dataclass(frozen=True)
@@ -79,15 +75,8 @@ class Hardened:
     classifier: Classifier
     """Of n + 1 classes; the last is garbage."""
     pool: GarbagePool
-    validation: ImageSet
-    """Real images that were held out of the training."""
-    unfamiliar: ImageSet
-    """The same under the training's random changes; a threshold is chosen on them. They stand for
-    images that are new: a start classifier was trained on the held-out ones, or on frames of the
-    same film, and takes them with more confidence than others."""
-    reference: ImageSet
-    """Some of those that it was trained on, to know features and layers by, a third of them reduced
-    and enlarged again."""
+    split: Split
+    """The real images: trained on, held out, and to choose a threshold and a reference by."""
     epochs: tuple[HardenEpoch, ...]
 
     @property
@@ -102,6 +91,7 @@ def harden(
     training: TrainConfig | None = None,
     *,
     start: Classifier | None = None,
+    heldout: ImageSet | None = None,
     runtime: Runtime | None = None,
     checkpoint: Checkpointer | None = None,
     on_epoch: Callable[[HardenEpoch], None] | None = None,
@@ -117,6 +107,8 @@ def harden(
         config: garbage, rounds, exclusion and guard.
         training: architecture (without `start`), schedule, augmentation and seed.
         start: a trained classifier to go on with; None trains one from scratch. It is not changed.
+        heldout: images of the same classes that `start` was not trained on, for the guard and the
+            threshold; None holds some of `data` out. Those that are in `data` as well are left out.
         runtime: device and precision; one device.
         checkpoint: when given, resumes from its state and saves after every epoch.
         on_epoch: called after each epoch that is trained now, before its state is saved.
@@ -127,44 +119,15 @@ def harden(
     """
     config, training = config or HardenConfig(), training or TrainConfig()
     fabric = make_fabric(one_device(runtime or Runtime()))
-    fit, validation = hold_out(data, config.valid, training.seed)
-    if len(validation) < FEWEST:
-        raise PreimageError(
-            f"expected at least {FEWEST} images to hold out, a fifth of all at most, found "
-            f"{len(validation)} of {len(data)}; give more images, or a larger --valid"
-        )
+    split = split_up(data, heldout, config.valid, training)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        classifier = _with_garbage(fit, training, start, config)
+        classifier = _with_garbage(split.fit, training, start, config)
         tuned = start is not None and config.head == "extend"
-        loop = _Loop(fabric, classifier, fit, validation, config, training, tuned)
+        loop = _Loop(fabric, classifier, split, config, training, tuned)
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
-    reference = _reference(fit, training.seed)
-    unfamiliar = _changed(validation, training)
-    return Hardened(classifier, loop.pool, validation, unfamiliar, reference, epochs)
-
-
-def _reference(images: ImageSet, seed: int) -> ImageSet:
-    """Some of the images, which are in random order, and every third of them softened.
-
-    What was enlarged is soft, known or unknown: softness alone is nothing unusual.
-    """
-    some = images.subset(torch.arange(min(len(images), _REFERENCE_IMAGES)))
-    return softened(some, stream(seed, "reference"), _SOFT)
-
-
-def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:
-    """The images as they might be met in training, but for the black that flows in.
-
-    A margin of repeated edges takes that: in a photograph a black border is far from usual.
-    """
-    random = stream(training.seed, "unfamiliar")
-    height, width = images.spec.shape[1:]
-    top, left = height // 4, width // 4
-    wide = F.pad(images.floats(), (left, left, top, top), mode="replicate")
-    moved = augment(wide, training.augmentation, random)
-    return replace(images, images=to_bytes(moved[..., top : top + height, left : left + width]))
+    return Hardened(classifier, loop.pool, split, epochs)
 
 
 def _with_garbage(
@@ -197,21 +160,20 @@ class _Loop:
         self,
         fabric: Fabric,
         classifier: Classifier,
-        fit: ImageSet,
-        validation: ImageSet,
+        split: Split,
         config: HardenConfig,
         training: TrainConfig,
         tuned: bool,
     ):
         self.fabric, self.classifier = fabric, classifier.to(fabric.device)
-        self.fit, self.validation = fit, validation
+        self.fit, self.validation = split.fit, split.validation
         self.config, self.training = config, training
-        steps = training.epochs * batch_count(len(fit), training.batch)
+        steps = training.epochs * batch_count(len(self.fit), training.batch)
         gentle = _GENTLE if tuned else 1.0
         optimizer, self._schedule = make_optimizer(classifier.network, training, steps, gentle)
         self.model, self.optimizer = fabric.setup(classifier.network, optimizer)
         seed = training.seed
-        self.pool = GarbagePool(fit.spec, config.garbage, config.noise, seed)
+        self.pool = GarbagePool(self.fit.spec, config.garbage, config.noise, seed)
         self.planned = self._planned(tuned)
         self.rounds = Rounds(fabric, classifier, self.planned, config, seed)
         self.guard = AccuracyGuard(config.margin, config.patience)

@@ -1,0 +1,110 @@
+"""Real images to harden with: to train on, to guard by, and to choose a threshold by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from preimage.augment import augment
+from preimage.config import TrainConfig
+from preimage.data import ImageSet
+from preimage.data.overlap import not_among
+from preimage.data.portion import hold_out
+from preimage.drawing import to_bytes
+from preimage.errors import PreimageError
+from preimage.ood.detector import FEWEST
+from preimage.ood.shortcuts import softened
+from preimage.runtime import stream
+
+_REFERENCE_IMAGES = 9000
+_SOFT = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """What every real image is for."""
+
+    fit: ImageSet
+    """To train on, in random order."""
+    validation: ImageSet
+    """Held out of the training."""
+    unfamiliar: ImageSet
+    """What a threshold is chosen on, since it stands for images that are new: images that were
+    given as held out, or else the validation images under the training's random changes. A start
+    classifier was trained on those, and takes them as they are with more confidence than others."""
+    reference: ImageSet
+    """Some of those that it is trained on, to know features and layers by, a third of them reduced
+    and enlarged again."""
+
+
+def split_up(data: ImageSet, heldout: ImageSet | None, valid: int, training: TrainConfig) -> Split:
+    """Hold some of the training images out, or use what is given for that.
+
+    Args:
+        data: training images.
+        heldout: others of the same shape and classes; those that are in `data` as well are left
+            out. None holds some of `data` out.
+        valid: how many then, a fifth of all at most.
+        training: seed and random changes.
+
+    Raises:
+        PreimageError: for too few images to hold out, or such of another kind.
+    """
+    seed = training.seed
+    if heldout is None:
+        fit, validation = _held_out(data, valid, seed)
+        unfamiliar = _changed(validation, training)
+    else:
+        order = torch.randperm(len(data), generator=stream(seed, "training images"))
+        fit, validation = data.subset(order), _unseen(data, heldout)
+        unfamiliar = validation
+    return Split(fit, validation, unfamiliar, _reference(fit, seed))
+
+
+def _held_out(data: ImageSet, valid: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    fit, validation = hold_out(data, valid, seed)
+    if len(validation) < FEWEST:
+        raise PreimageError(
+            f"expected at least {FEWEST} images to hold out, a fifth of all at most, found "
+            f"{len(validation)} of {len(data)}; give more images, or a larger --valid"
+        )
+    return fit, validation
+
+
+def _unseen(data: ImageSet, heldout: ImageSet) -> ImageSet:
+    if (heldout.spec, heldout.classes) != (data.spec, data.classes):
+        raise PreimageError(
+            f"expected held-out images {data.spec} of {data.classes} classes, as the training "
+            f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
+        )
+    unseen = not_among(data, heldout)
+    if len(unseen) < FEWEST:
+        raise PreimageError(
+            f"expected at least {FEWEST} held-out images that are not training images as well, "
+            f"found {len(unseen)} of {len(heldout)}; give others"
+        )
+    return unseen
+
+
+def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:
+    """The images as they might be met in training, but for the black that flows in.
+
+    A margin of repeated edges takes that: in a photograph a black border is far from usual.
+    """
+    random = stream(training.seed, "unfamiliar")
+    height, width = images.spec.shape[1:]
+    top, left = height // 4, width // 4
+    wide = F.pad(images.floats(), (left, left, top, top), mode="replicate")
+    moved = augment(wide, training.augmentation, random)
+    return replace(images, images=to_bytes(moved[..., top : top + height, left : left + width]))
+
+
+def _reference(images: ImageSet, seed: int) -> ImageSet:
+    """Some of the images, which are in random order, and every third of them softened.
+
+    What was enlarged is soft, known or unknown: softness alone is nothing unusual.
+    """
+    some = images.subset(torch.arange(min(len(images), _REFERENCE_IMAGES)))
+    return softened(some, stream(seed, "reference"), _SOFT)
