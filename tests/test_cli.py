@@ -21,6 +21,8 @@ import tiny
 from preimage.auditing import acceptance, evidence
 from preimage.cli import main
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 PROGRAM = Path(sys.executable).with_name("preimage")
 COMMANDS = ("train", "invert", "audit", "compare", "sample", "show", "demo")
 FIGURES = {
@@ -30,14 +32,6 @@ FIGURES = {
 }
 FIELDS = {*FIGURES, "dataset", "preset", "conditioning", "dropout", "seed", "seconds", "hardware"}
 COLOUR = re.compile(r"\x1b\[[\d;]*3\d")
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    for name in ("PREIMAGE_DATA", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")

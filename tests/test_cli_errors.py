@@ -18,15 +18,10 @@ from safetensors.torch import save_file
 import tiny
 from preimage.cli import main
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 SENTENCE = 500
 """Characters at most: what is longer is not one sentence to read."""
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
 
 
 @pytest.fixture(scope="module")

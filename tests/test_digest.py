@@ -17,12 +17,7 @@ from preimage.cli import main
 from preimage.digest import classifier_digest, tensors_digest
 from preimage.types import ImageSpec
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture(autouse=True)

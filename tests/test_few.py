@@ -22,12 +22,7 @@ from preimage.sources import load_classifier
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

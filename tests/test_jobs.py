@@ -32,12 +32,7 @@ from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 from pretend import GPU, PretendedGPU
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def timeless(value):

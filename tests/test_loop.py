@@ -18,7 +18,7 @@ from preimage.losses import Objective, WeightedTerm
 from preimage.runtime import stream
 from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
-from tiny import Memory, ScaledFabrics, fit
+from tiny import Memory, ScaledFabrics, fit, killer
 
 SPEC = ImageSpec(1, 8, 8)
 CPU = Runtime(accelerator="cpu", precision="32-true")
@@ -76,12 +76,14 @@ def test_a_resumed_run_is_bit_identical(classifier, precision, members, killed_a
     unbroken = invert(classifier, config, runtime=runtime)
     memory = Memory()
 
-    def stop(progress):
-        if progress.step == killed_at:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        invert(classifier, config, runtime=runtime, checkpoint=memory, on_step=stop)
+        invert(
+            classifier,
+            config,
+            runtime=runtime,
+            checkpoint=memory,
+            on_step=killer(step=killed_at),
+        )
     saved_at = killed_at // 10 * 10
     assert memory.state["step"] == saved_at
     steps = []
@@ -104,12 +106,8 @@ def test_a_resumed_run_scales_gradients_as_an_unbroken_one(classifier, monkeypat
     scale = fabrics.last()
     assert scale["scale"] > 4.0
 
-    def stop(progress):
-        if progress.step == 15:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        invert(classifier, settings(steps=23), checkpoint=memory, on_step=stop)
+        invert(classifier, settings(steps=23), checkpoint=memory, on_step=killer(step=15))
     before = copy.deepcopy(memory.state)
     resumed = invert(classifier, settings(steps=23), checkpoint=memory)
     assert fabrics.last() == scale

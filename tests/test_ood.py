@@ -32,6 +32,8 @@ from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 from preimage.types import ImageSpec
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 SMALL = HardenConfig(
     noise=40, garbage=120, gain=30, inversion_steps=4, inversion_batch=16, valid=20, margin=1.0
 )
@@ -39,13 +41,6 @@ TRAINING = TrainConfig(
     arch="cnn", width=4, epochs=4, batch=20, lr=0.02, augmentation=Augmentation(shift=0)
 )
 FLAGS = tiny.HARDEN
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +99,8 @@ def test_hardening_resumes_to_the_same_end(shared):
     whole = harden(data, SMALL, TRAINING)
     memory = tiny.Memory()
 
-    def stop(epoch):
-        if epoch.epoch == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        harden(data, SMALL, TRAINING, checkpoint=memory, on_epoch=stop)
+        harden(data, SMALL, TRAINING, checkpoint=memory, on_epoch=tiny.killer(epoch=3))
     assert memory.state["step"] == 2
     again = harden(data, SMALL, TRAINING, checkpoint=memory)
     states = [part.classifier.network.state_dict() for part in (whole, again)]

@@ -22,16 +22,11 @@ from preimage.leak.reconstruction import Reconstruction, reconstruct
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 SPEC = ImageSpec(1, 8, 8)
 QUICK = ReconstructConfig(images=6, steps=60)
 FLAGS = ("--images", "30", "--steps", "20")
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREIMAGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("PREIMAGE_DATA", raising=False)
 
 
 @pytest.fixture
@@ -121,12 +116,8 @@ def test_a_broken_search_ends_as_an_unbroken_one():
     whole = reconstruct(target, config)
     memory = tiny.Memory()
 
-    def stop(progress):
-        if progress.step == 150:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        reconstruct(target, config, checkpoint=memory, on_step=stop)
+        reconstruct(target, config, checkpoint=memory, on_step=tiny.killer(step=150))
     assert memory.state["step"] == 100
     again = reconstruct(target, config, checkpoint=memory)
     assert torch.equal(whole.images, again.images)

@@ -18,7 +18,7 @@ from preimage.runtime import stream
 from preimage.training import accuracy_on, channel_statistics, train
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
-from tiny import Memory, ScaledFabrics
+from tiny import Memory, ScaledFabrics, killer
 
 CPU = Runtime(accelerator="cpu", precision="32-true")
 
@@ -57,12 +57,8 @@ def test_a_resumed_training_is_bit_identical():
     unbroken = train(data, CONFIG, runtime=CPU)
     memory = Memory()
 
-    def stop(epoch):
-        if epoch.epoch == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(data, CONFIG, runtime=CPU, checkpoint=memory, on_epoch=stop)
+        train(data, CONFIG, runtime=CPU, checkpoint=memory, on_epoch=killer(epoch=3))
     assert memory.state["step"] == 2
     torch.manual_seed(99)
     resumed = train(data, CONFIG, runtime=CPU, checkpoint=memory)
@@ -79,12 +75,8 @@ def test_a_resumed_training_scales_gradients_as_an_unbroken_one(monkeypatch):
     train(data, CONFIG)
     scale = fabrics.last()
 
-    def stop(epoch):
-        if epoch.epoch == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(data, CONFIG, checkpoint=memory, on_epoch=stop)
+        train(data, CONFIG, checkpoint=memory, on_epoch=killer(epoch=3))
     before = copy.deepcopy(memory.state)
     train(data, CONFIG, checkpoint=memory)
     assert fabrics.last() == scale

@@ -202,13 +202,9 @@ def test_a_search_goes_on_with_the_images_that_came_from_the_weights():
     config = ReconstructConfig(images=COUNT + 3, steps=130)
     memory, target = tiny.Memory(), planted()
 
-    def stop(progress):
-        if progress.what == "steps" and progress.step == 125:
-            raise KeyboardInterrupt
-
     whole = reconstruct(target, config)
     with pytest.raises(KeyboardInterrupt):
-        reconstruct(target, config, checkpoint=memory, on_step=stop)
+        reconstruct(target, config, checkpoint=memory, on_step=tiny.killer(what="steps", step=125))
     seen = []
     again = reconstruct(target, config, checkpoint=memory, on_step=lambda p: seen.append(p.what))
     assert set(seen) == {"steps"} and again.unmixed == whole.unmixed

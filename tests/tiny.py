@@ -164,6 +164,16 @@ class ScaledFabrics:
         return self.scalers[-1].state_dict()
 
 
+def killer(**when):
+    """A callback that kills what reports to it at progress with these values."""
+
+    def stop(progress):
+        if all(getattr(progress, name) == value for name, value in when.items()):
+            raise KeyboardInterrupt
+
+    return stop
+
+
 class Memory:
     """A checkpoint in memory."""
 
