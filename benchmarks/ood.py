@@ -32,8 +32,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "natural": ("--exclude", "natural"),
     "one-round": ("--rounds", "1"),
     "beside": ("--head", "beside"),
+    "six-epochs": ("--epochs", "6"),
+    "five-rounds": ("--epochs", "6", "--rounds", "5"),
 }
-"""By name, what differs from the usual settings."""
+"""By name, what differs from the usual settings. More rounds need more epochs, so these have a
+variant of their own."""
 
 
 def main() -> None:

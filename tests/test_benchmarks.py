@@ -137,7 +137,7 @@ def test_every_variant_of_hardening_is_a_command_and_no_two_are_the_same():
     for arguments in OOD_VARIANTS.values():
         command = parsed(["ood", "train", "mnist", *arguments]).action
         check_harden(command.harden, command.tpr)
-        configs.append(command.harden)
+        configs.append((command.harden, command.epochs))
     assert len(set(configs)) == len(OOD_VARIANTS)
 
 
