@@ -10,6 +10,7 @@ from preimage.data.films import films
 from preimage.data.portion import hold_out
 from preimage.errors import PreimageError
 from preimage.leak.control import one_of_each_film, pair
+from preimage.ood.threshold import threshold_at, threshold_of_films
 from preimage.runtime import stream
 
 LENGTHS = (1, 3, 9, 6, 4, 7, 5, 8)
@@ -58,20 +59,21 @@ def test_flat_images_and_single_ones_are_no_error(value):
 
 def test_whole_films_are_held_out():
     images, truth = _filmed()
-    rest, out = hold_out(images, 30, seed=0)
+    rest, out, of_film = hold_out(images, 30, seed=0)
     film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
     sides = [{film[bytes(row.numpy())] for row in part.images} for part in (rest, out)]
     assert not sides[0] & sides[1]
     assert len(rest) + len(out) == len(images)
     assert 30 <= len(out) < 30 + max(LENGTHS)
     assert set(rest.labels.tolist()) == set(range(4))
+    assert of_film.tolist() == [film[bytes(row.numpy())] for row in out.images]
 
 
 def test_no_class_is_held_out_whole():
     images, truth = _filmed()
     single = images.subset(((images.labels != 3) | (truth == truth.max())).nonzero().flatten())
     for seed in range(20):
-        rest, _ = hold_out(single, len(single), seed)
+        rest, _, _ = hold_out(single, len(single), seed)
         assert 3 in rest.labels
 
 
@@ -79,7 +81,7 @@ def test_where_no_film_can_be_spared_single_images_are_held_out():
     images, truth = _filmed()
     last = torch.stack([truth[images.labels == k].max() for k in range(4)])
     single = images.subset(torch.isin(truth, last).nonzero().flatten())
-    rest, out = hold_out(single, 6, seed=0)
+    rest, out, _ = hold_out(single, 6, seed=0)
     assert len(out) == 6 and len(rest) == len(single) - 6
 
 
@@ -96,13 +98,38 @@ def test_a_control_group_has_one_frame_of_each_film():
 
 def test_without_films_images_are_held_out_at_random():
     images, _ = _filmed(shuffled=True)
-    rest, out = hold_out(images, 30, seed=1)
+    rest, out, of_film = hold_out(images, 30, seed=1)
     order = torch.randperm(len(images), generator=stream(1, "validation"))
     assert torch.equal(out.images, images.images[order[:30]])
     assert torch.equal(rest.images, images.images[order[30:]])
+    assert of_film is None
 
 
 def test_too_few_images_to_hold_out_are_refused():
     images, _ = _filmed()
     with pytest.raises(PreimageError, match="at least 5 images"):
         hold_out(images.subset(slice(0, 4)), 2, seed=0)
+
+
+def test_a_threshold_from_few_films_keeps_its_promise_for_others():
+    """Frames of a film score alike: as many images as films say more than as many frames do."""
+    random = torch.Generator().manual_seed(0)
+    kept = {"images": 0, "films": 0}
+    for _ in range(60):
+        film = torch.arange(60).repeat_interleave(20)
+        scores = torch.randn(60, generator=random)[film] + 0.1 * torch.randn(1200, generator=random)
+        new = torch.randn(4000, generator=random) * 1.01**0.5
+        kept["images"] += float((new <= threshold_at(scores, 0.95)).float().mean()) >= 0.95
+        kept["films"] += (
+            float((new <= threshold_of_films(scores, film, 0.95)).float().mean()) >= 0.95
+        )
+    assert kept["images"] < 40 < kept["films"]
+
+
+def test_one_film_alone_gives_the_plain_threshold_and_single_images_a_careful_one():
+    scores = torch.randn(300, generator=torch.Generator().manual_seed(1))
+    one = torch.zeros(300, dtype=torch.long)
+    assert threshold_of_films(scores, one, 0.9) == threshold_at(scores, 0.9)
+    each = torch.arange(300)
+    assert threshold_of_films(scores, each, 1.0) <= scores.max()
+    assert threshold_at(scores, 0.9) < threshold_of_films(scores, each, 0.9) < scores.max()

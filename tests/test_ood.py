@@ -296,6 +296,16 @@ def test_thresholds_come_from_unfamiliar_images_where_there_are_some(shared):
         assert not bool(detector.is_ood(detector(strange)).any())
 
 
+def test_numbers_of_films_make_the_threshold_careful_and_are_one_for_each_image(shared):
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    plain = detector.fit(known, 0.9, reference=known).threshold
+    few = detector.fit(known, 0.9, reference=known, films=torch.arange(90) // 9).threshold
+    assert few > plain
+    with pytest.raises(PreimageError, match=r"each of the 90 images .* found 3"):
+        detector.fit(known, reference=known, films=torch.arange(3))
+
+
 def test_held_out_images_are_changed_as_in_training_to_be_unfamiliar(shared):
     data = load(str(shared / "bands.npz"), "train")
     training = replace(TRAINING, augmentation=Augmentation(shift=2))

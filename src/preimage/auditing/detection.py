@@ -17,7 +17,7 @@ from preimage.inversion import predict
 from preimage.jobs.ood_sets import unknown_sets
 from preimage.jobs.ood_train import few_epochs, ood_train_job
 from preimage.ood.baselines import Fitted, fit_baseline
-from preimage.ood.detector import DETECTOR_FILE, Detector, threshold_at
+from preimage.ood.detector import DETECTOR_FILE, Detector
 from preimage.ood.evaluation import (
     OURS,
     BaselineJudge,
@@ -27,6 +27,7 @@ from preimage.ood.evaluation import (
     Method,
     Unknown,
 )
+from preimage.ood.threshold import threshold_at
 from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
 from preimage.panels import Panel, histograms, strips, table
 from preimage.runtime import stream

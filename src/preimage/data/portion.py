@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +52,17 @@ def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, Image
     return used, others
 
 
-def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+class HeldOut(NamedTuple):
+    """Two parts of an image set, both in random order."""
+
+    rest: ImageSet
+    out: ImageSet
+    films: Tensor | None
+    """(N,) int64, the same number for those of `out` that are frames of one film; None where the
+    images are no frames."""
+
+
+def hold_out(images: ImageSet, count: int, seed: int) -> HeldOut:
     """Split off some images at random; of images that are frames of films, whole films.
 
     Args:
@@ -60,9 +71,6 @@ def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSe
             Of each class some film stays; where fewer than half of `count` are in films that can
             be spared, single images are drawn.
         seed: of the draw.
-
-    Returns:
-        The rest and those split off, both in random order.
 
     Raises:
         PreimageError: for fewer than five images.
@@ -78,8 +86,10 @@ def hold_out(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSe
     if of_film is not None:
         out = torch.isin(of_film, _some_films(of_film, images.labels, count, random))[order]
         if 2 * int(out.sum()) >= count:
-            return images.subset(order[~out]), images.subset(order[out])
-    return images.subset(order[count:]), images.subset(order[:count])
+            rows = order[out]
+            return HeldOut(images.subset(order[~out]), images.subset(rows), of_film[rows])
+        of_film = of_film[order[:count]]
+    return HeldOut(images.subset(order[count:]), images.subset(order[:count]), of_film)
 
 
 def _some_films(of_film: Tensor, labels: Tensor, count: int, random: torch.Generator) -> Tensor:

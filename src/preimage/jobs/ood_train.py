@@ -93,6 +93,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             command.tpr,
             reference=hardened.split.reference,
             unfamiliar=hardened.split.unfamiliar,
+            films=hardened.split.films,
         )
         folder.write(DETECTOR_FILE, detector.to_bytes())
         folder.write(POOL_FILE, pool_page(name, hardened).encode())

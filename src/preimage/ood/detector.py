@@ -22,6 +22,7 @@ from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, score_names
+from preimage.ood.threshold import threshold_at, threshold_of_films
 from preimage.runtime import stream
 from preimage.tensors import below, pack, unpack
 from preimage.types import ImageSpec
@@ -142,6 +143,7 @@ class Detector:
         tpr: float = 0.99,
         reference: Images | None = None,
         unfamiliar: Images | None = None,
+        films: Tensor | None = None,
     ) -> Detector:
         """Learn from in-distribution images alone what is usual, and where it ends.
 
@@ -154,10 +156,14 @@ class Detector:
             unfamiliar: what the thresholds are chosen on instead of `known` (of which it is those
                 that were not taken for the reference), where those look like images that were
                 trained on: for example the same under random changes.
+            films: (N,) int64, the same number for those of these images that are frames of one
+                film: the thresholds then allow for how little a few films say of others
+                (:func:`~preimage.ood.threshold.threshold_of_films`). None where each image is
+                one of its own.
 
         Raises:
-            PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], or a
-                share that is out of range.
+            PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], a
+                share that is out of range, or another number of films' numbers than of images.
         """
         if not 0 < tpr <= 1:
             raise PreimageError(
@@ -174,11 +180,15 @@ class Detector:
         self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
         # never on the reference: each of its images is its own nearest neighbour
         chosen = held_out if unfamiliar is None else self._look_at(unfamiliar)
+        film = _of_films(films, len(chosen.logits))
         measured = self._measures(chosen)
         self._gauge = Gauge.of(measured)
         evidence = _evidence(self._gauge, chosen, measured)
         for name in score_names():
-            self.thresholds[name] = float(threshold_at(find_score(name)(evidence), tpr))
+            scores = find_score(name)(evidence)
+            self.thresholds[name] = float(
+                threshold_at(scores, tpr) if film is None else threshold_of_films(scores, film, tpr)
+            )
         return self
 
     def predict(self, images: Tensor) -> Tensor:
@@ -307,10 +317,13 @@ def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
     return Evidence(seen.logits, *gauge(measured).float().unbind(1))
 
 
-def threshold_at(scores: Tensor, tpr: float) -> Tensor:
-    """The lowest score that at least a share `tpr` of `scores` (N,) does not exceed."""
-    rank = max(1, -int(-tpr * len(scores) // 1))
-    return scores.sort().values[rank - 1]
+def _of_films(films: Tensor | None, images: int) -> Tensor | None:
+    if films is not None and len(films) != images:
+        raise PreimageError(
+            f"expected a number of a film for each of the {images} images that thresholds are "
+            f"chosen on, found {len(films)}; give one for each"
+        )
+    return films
 
 
 def _batches(known: Images) -> Iterable[Tensor]:

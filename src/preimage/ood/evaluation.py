@@ -15,10 +15,11 @@ from preimage.data import ImageSet
 from preimage.drawing import chunks
 from preimage.inversion import predict
 from preimage.ood.baselines import Scorer
-from preimage.ood.detector import Detector, threshold_at
+from preimage.ood.detector import Detector
 from preimage.ood.figures import separation
 from preimage.ood.scores import Evidence, find_score, score_names
 from preimage.ood.shortcuts import Shortcut, find_shortcuts, same_path
+from preimage.ood.threshold import threshold_at
 from preimage.types import ImageSpec
 
 OURS = "preimage"

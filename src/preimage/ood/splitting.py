@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from preimage.augment import augment
 from preimage.config import TrainConfig
 from preimage.data import ImageSet
+from preimage.data.films import films
 from preimage.data.overlap import not_among
-from preimage.data.portion import hold_out
+from preimage.data.portion import HeldOut, hold_out
 from preimage.drawing import to_bytes
 from preimage.errors import PreimageError
 from preimage.ood.detector import FEWEST
@@ -34,6 +36,9 @@ class Split:
     """What a threshold is chosen on, since it stands for images that are new: images that were
     given as held out, or else the validation images under the training's random changes. A start
     classifier was trained on those, and takes them as they are with more confidence than others."""
+    films: Tensor | None
+    """(N,) int64, the same number for those of them that are frames of one film; None where the
+    images are no frames."""
     reference: ImageSet
     """Some of those that it is trained on, to know features and layers by, a third of them reduced
     and enlarged again."""
@@ -54,23 +59,23 @@ def split_up(data: ImageSet, heldout: ImageSet | None, valid: int, training: Tra
     """
     seed = training.seed
     if heldout is None:
-        fit, validation = _held_out(data, valid, seed)
+        fit, validation, of_film = _held_out(data, valid, seed)
         unfamiliar = _changed(validation, training)
     else:
         order = torch.randperm(len(data), generator=stream(seed, "training images"))
         fit, validation = data.subset(order), _unseen(data, heldout)
-        unfamiliar = validation
-    return Split(fit, validation, unfamiliar, _reference(fit, seed))
+        unfamiliar, of_film = validation, films(validation)
+    return Split(fit, validation, unfamiliar, of_film, _reference(fit, seed))
 
 
-def _held_out(data: ImageSet, valid: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    fit, validation = hold_out(data, valid, seed)
-    if len(validation) < FEWEST:
+def _held_out(data: ImageSet, valid: int, seed: int) -> HeldOut:
+    found = hold_out(data, valid, seed)
+    if len(found.out) < FEWEST:
         raise PreimageError(
             f"expected at least {FEWEST} images to hold out, a fifth of all at most, found "
-            f"{len(validation)} of {len(data)}; give more images, or a larger --valid"
+            f"{len(found.out)} of {len(data)}; give more images, or a larger --valid"
         )
-    return fit, validation
+    return found
 
 
 def _unseen(data: ImageSet, heldout: ImageSet) -> ImageSet:
