@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ import tiny
 from preimage.auditing import acceptance, detection, evidence, job, leaking
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.figures import SECTIONS
-from preimage.auditing.parts import parts
+from preimage.auditing.page import _limits as page_limits
+from preimage.auditing.parts import Found, Part, parts
 from preimage.cli import main
 from preimage.config import PRESETS
 from preimage.errors import PreimageError
+from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -51,6 +54,12 @@ def audit(capsys, *more, model="tiny:build", out="run"):
     status = main([str(part) for part in arguments])
     text, err = capsys.readouterr()
     return status, json.loads(text) if status in (0, 3) else None, " ".join(err.split())
+
+
+def only(monkeypatch, name):
+    """Audits of one part."""
+    chosen = [part for part in parts() if part.name == name]
+    monkeypatch.setattr(job, "parts", lambda: chosen)
 
 
 def state(record, name):
@@ -90,6 +99,7 @@ def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monke
 
 def test_without_pytorch_ood_its_own_confidence_is_measured_all_the_same(capsys, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_ood.detector", None)  # importing it fails
+    only(monkeypatch, "detection")
     status, record, _ = audit(capsys, "--data", data)
     assert status == 0 and state(record, "detection")["state"] == "done"
     assert 0 <= record["ood"]["auroc"] <= 1
@@ -252,8 +262,85 @@ acceptance_steps = acceptance._steps
 
 
 def test_own_data_as_ood_is_refused(capsys, data):
-    status, _, err = audit(capsys, "--data", data, "--ood", data)
-    assert status == 2 and "other data" in err
+    halves(train=60, test=45)
+    for ood in (data, f"./{data}", str(Path(data).resolve()), "held.npz"):
+        status, _, err = audit(capsys, "--data", data, "--heldout", "held.npz", "--ood", ood)
+        assert status == 2 and "other data" in err
+
+
+def test_a_question_without_an_answer_says_why_the_part_that_decides_it_has_none():
+    def entry(name, question, reason):
+        return {"name": name, "question": question, "reason": reason, "figures": {}}
+
+    done = [
+        entry("units", "accept", "there is no time"),
+        entry("hardening", "ood", "give a larger --budget"),
+        entry("detection", "ood", "the scores are NaN"),
+    ]
+    accept, ood, leak = job._answers({one["name"]: one for one in done})
+    assert ood.meaning == "The scores are NaN."
+    assert "no time" not in accept.meaning and leak.answer == "Not measured"
+
+
+def test_images_that_may_have_been_trained_on_are_not_called_new(capsys, without_parts):
+    images, labels = tiny.bands(60)
+    np.savez("whole.npz", images=images, labels=labels)
+    halves(train=60, test=45)
+    assert audit(capsys, "--data", "whole.npz")[0] == 0
+    assert audit(capsys, "--data", "whole.npz", "--heldout", "held.npz", out="apart")[0] == 0
+    whole, apart = without_parts
+    assert not whole.data.split and apart.data.split
+    record = job._record(whole, {}, 60.0)
+    assert any("'whole.npz' has no splits" in limit for limit in page_limits(record))
+    record = job._record(apart, {}, 60.0)
+    assert not any("splits" in limit for limit in page_limits(record))
+
+
+def test_a_classifier_of_few_images_is_audited_with_these(capsys, data, without_parts):
+    few = tiny.train_arguments(data, "few", "--limit", "30")
+    assert main(few) == 0
+    assert main(["audit", "few", "--budget", "60s", "--out", "run"]) == 0
+    (context,) = without_parts
+    assert len(context.data.train) == len(context.data.test) == 30
+    with np.load(Path("few", "images.npz")) as kept:
+        assert np.array_equal(context.data.train.images[:, 0].numpy(), kept["x_train"][:, 0])
+
+
+def test_a_baseline_that_breaks_is_left_out_alone(capsys, data, monkeypatch):
+    real = detection.fit_baseline
+
+    def fit(name, fitted):
+        if name == "energy":
+            raise ZeroDivisionError("by zero")
+        return real(name, fitted)
+
+    monkeypatch.setattr(detection, "fit_baseline", fit)
+    only(monkeypatch, "detection")
+    status, record, _ = audit(capsys, "--data", data)
+    assert status == 0 and state(record, "detection")["state"] == "done"
+    assert "Left out: energy, ZeroDivisionError: by zero" in Path("run", job.PAGE_FILE).read_text()
+    # known images that are only turned or negated are no unknown ones
+    assert "synthetic:stripes" in record["ood"]["sets"]
+    assert not {"synthetic:rotated", "synthetic:inverted"} & set(record["ood"]["sets"])
+
+
+def test_parts_work_on_the_device_that_was_asked_for(capsys, data, monkeypatch, without_parts):
+    assert audit(capsys, "--data", data)[0] == 0
+    (context,) = without_parts
+    monkeypatch.setattr(
+        "preimage.auditing.context.make_fabric", lambda _: SimpleNamespace(device=GPU)
+    )
+    seen = []
+
+    def work(context, seconds):
+        seen.append(context.classifier.mean.device)
+        return Found()
+
+    with PretendedGPU():
+        for is_job in (False, True):
+            job._do(Part("one", "accept", 1.0, (), is_job, work), context, 1.0)
+        assert seen == [GPU, torch.device("cpu")]
+        assert context.classifier.mean.device.type == "cpu"
 
 
 def test_one_class_is_told():
@@ -312,8 +399,7 @@ def test_held_out_images_stand_in_place_of_a_test_split(capsys, without_parts):
 
 
 def test_inversion_is_compared_with_the_held_out_images(capsys, monkeypatch):
-    first, *_ = parts()
-    monkeypatch.setattr(job, "parts", lambda: [first])
+    only(monkeypatch, "inversion")
     halves(train=60, test=45)
     status, record, _ = audit(capsys, "--data", "train.npz", "--heldout", "held.npz")
     assert status == 0 and state(record, "inversion")["reason"] is None

@@ -175,6 +175,28 @@ def test_labels_of_another_kind_in_another_split_are_told(tmp_path: Path, others
         load(str(path), "train")
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([str(k) for k in range(12)], "'10' is class 2"),
+        ([f"{k:02d}" for k in range(12)], None),
+        (["1", "2", "3"], None),  # as ordered as numbers are
+        (["10", "9", "nine"], None),
+    ],
+)
+def test_class_folders_that_are_numbers_in_another_order_are_told(
+    tmp_path: Path, names: list[str], said: str | None
+) -> None:
+    for name in names:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").write_bytes(png(numbered(1)[0]))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert load(str(tmp_path), "train").class_names == tuple(sorted(names))
+    assert [said in str(one.message) for one in heard if said] == [True] * (said is not None)
+    assert said or not heard
+
+
 def test_single_parquet_file_stands_for_any_split(tmp_path: Path) -> None:
     path = write_parquet(
         tmp_path / "some.parquet", {"image": [png(p) for p in numbered(3)], "label": [0, 1, 1]}

@@ -19,6 +19,7 @@ from preimage.explain.counterfeits import counterfeits, nearest_real
 from preimage.explain.featuremap import feature_map
 from preimage.explain.saliency import overlay, saliency
 from preimage.explain.units import telling_units, unit_images
+from preimage.inversion import Inversion
 from preimage.loop import invert
 from preimage.types import ImageSpec
 from pretend import GPU, PretendedGPU
@@ -66,19 +67,23 @@ def test_distance_of_a_linear_classifier_is_exact():
     weight, bias = classifier.network.head.weight, classifier.network.head.bias
     logits = images.flatten(1) @ weight.T + bias
     labels = logits.argmax(1)
-    found = boundary_distances(classifier, images, labels, [0, 1, 2])
+    nearest, found = boundary_distances(classifier, images, labels, [0, 1, 2])
+    ways = torch.full((40, 3), float("inf"))
     for a in labels.unique().tolist():
         for b in {0, 1, 2} - {a}:
             gap = (logits[:, a] - logits[:, b]) / (weight[a] - weight[b]).norm()
             assert found[a, b] == pytest.approx(gap[labels == a].median().item(), rel=1e-4)
+            ways[labels == a, b] = gap[labels == a]
     assert torch.isnan(found.diagonal()).all()
+    assert torch.allclose(nearest, ways.amin(1), rtol=1e-4)
 
 
 def test_images_of_other_classes_do_not_count():
     classifier = linear()
     images = torch.rand(10, 1, 8, 8)
     wrong = (classifier(images).logits.argmax(1) + 1) % 3
-    assert torch.isnan(boundary_distances(classifier, images, wrong, [0, 1, 2])).all()
+    nearest, table = boundary_distances(classifier, images, wrong, [0, 1, 2])
+    assert torch.isnan(nearest).all() and torch.isnan(table).all()
 
 
 def test_boundary_images_lie_between_their_classes(inverted):
@@ -96,6 +101,23 @@ def test_boundary_images_lie_between_their_classes(inverted):
     assert not inversion.generator.training
     again = boundary_images(classifier, inversion, [(0, 1), (1, 2), (2, 0)], seed=1)
     assert torch.equal(found.images, again.images)
+
+
+def test_a_generator_that_was_loaded_or_is_in_training_stays_as_it_was_measured(inverted, tmp_path):
+    classifier, inversion = inverted
+    here = boundary_images(classifier, inversion, [(0, 1)], steps=2)
+    inversion.save(tmp_path / "generator.safetensors")
+    loaded = Inversion.load(tmp_path / "generator.safetensors", classifier)
+    assert not loaded.generator.training
+    loaded.generator.train()
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    found = boundary_images(classifier, loaded, [(0, 1)], steps=2)
+    ways = paths(classifier, found, 3)
+    unit_images(classifier, loaded, [0], count=2, steps=2)
+    assert torch.equal(found.images, here.images)
+    assert torch.equal(ways.images, paths(classifier, here, 3).images)
+    assert all(torch.equal(before[name], tensor) for name, tensor in loaded.state_dict().items())
+    assert loaded.generator.training
 
 
 def test_classifier_on_a_gpu_explains_a_generator_on_the_cpu(inverted):

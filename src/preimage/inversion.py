@@ -130,7 +130,7 @@ class Inversion:
         images = torch.empty(len(turn), *self.spec.shape)
         for i, member in enumerate(members):
             for rows in (turn == i).nonzero().flatten().split(_CHUNK):
-                images[rows] = _drawn_by(member, noise.rows(rows), condition.rows(rows))
+                images[rows] = drawn_by(member, noise.rows(rows), condition.rows(rows)).cpu()
         return images
 
     def to_bytes(self) -> bytes:
@@ -196,6 +196,7 @@ class Inversion:
                 f"{classifier.classes}; give the one that was inverted"
             )
         inversion.load_state_dict(state)
+        inversion.generator.eval()
         return inversion
 
 
@@ -208,12 +209,13 @@ def predict(classifier: Classifier, images: Tensor, batch: int = _CHUNK) -> Pred
     return Prediction(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def _drawn_by(generator: nn.Module, noise: Noise, condition: Condition) -> Tensor:
+def drawn_by(generator: nn.Module, noise: Noise, condition: Condition) -> Tensor:
+    """Images (N, C, H, W) in [0, 1], on the generator's device; its statistics stay as they are."""
     training, device = generator.training, next(generator.parameters()).device
     generator.eval()
     try:
         images: Tensor = generator(*move_data_to_device((noise, condition), device))
-        return images.cpu()
+        return images
     finally:
         generator.train(training)
 

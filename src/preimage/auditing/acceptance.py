@@ -31,7 +31,7 @@ _GALLERY = 12
 _NOISE = 500
 
 
-@part("inversion", "accept", 0.4)
+@part("inversion", "accept", 0.4, job=True)
 def inversion(context: Context, seconds: float) -> Found:
     """Learn the generator that the other parts look at, and measure it."""
     command = context.command

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from preimage.auditing.budget import (
     reconstruction_seconds,
 )
 from preimage.auditing.parts import LeftOutError
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, frozen
 from preimage.commands import Audit
 from preimage.data import ImageSet
 from preimage.drawing import balanced_labels
@@ -26,6 +27,7 @@ from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
 from preimage.jobs.report import Reporter
 from preimage.run import RunFolder
+from preimage.runtime import make_fabric
 from preimage.types import Sample
 
 MOST_CLASSES = 20
@@ -44,6 +46,9 @@ class Data:
     """What it was trained on."""
     test: ImageSet | None
     """Of the same kind, but not trained on."""
+    split: bool = True
+    """Whether `test` is a part of its own; a source without splits gives all of its images, which
+    the classifier may have been trained on."""
 
 
 @dataclass
@@ -82,10 +87,28 @@ class Context:
         """Folder of an inner run."""
         return self.folder.path / name
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Both classifiers on the device that the audit is to run on, and back at the end."""
+        with ExitStack() as stack:
+            for judge in (self.classifier, self.evaluator):
+                if judge is not None:
+                    stack.enter_context(frozen(judge, self._device))
+            yield
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return make_fabric(self.command.runtime).device
+
     @property
     def predict_seconds(self) -> float:
         """Seconds for the classifier's answer on one image."""
-        return self._speed("predict", lambda: predict_seconds(self.classifier, self.command.seed))
+
+        def measure() -> float:
+            with self.at_work():
+                return predict_seconds(self.classifier, self.command.seed)
+
+        return self._speed("predict", measure)
 
     @property
     def inversion_seconds(self) -> float:
@@ -128,7 +151,9 @@ class Context:
         path = self.inner("inversion") / GENERATOR_FILE
         if not path.is_file():
             raise LeftOutError("the inversion that this part looks at was not made")
-        return Inversion.load(path, self.classifier)
+        inversion = Inversion.load(path, self.classifier)
+        inversion.to(self._device)
+        return inversion
 
     @cached_property
     def sample(self) -> Sample:

@@ -12,6 +12,7 @@ from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.errors import PreimageError
 from preimage.explain.boundary import (
     Boundaries,
+    Distances,
     boundary_distances,
     boundary_images,
     paths,
@@ -29,7 +30,8 @@ from preimage.runtime import stream
 
 _MOST_PAIRS, _MOST_PATHS, _POINTS = 45, 6, 9
 _MOST_UNITS, _UNIT_IMAGES = 8, 8
-_DISTANCE_IMAGES = 200
+_DISTANCE_IMAGES, _FOR_DISTANCES, _SLOPE_PASSES = 200, 0.25, 2.0
+"""Images at most, their share of the part's time, and what a slope costs in answers."""
 _MAP_POINTS = 240
 _STRIKING, _COMPARED, _EXPLAINED = 12, 12, 10
 _BOUNDARY_STEPS, _UNIT_STEPS = 60, 40
@@ -102,7 +104,7 @@ def _beside_real(context: Context) -> Panel:
     names = [context.classifier.class_names[k] for k in labels[there].tolist()]
     return strips(
         "Beside real images",
-        "An inversion of each class, and below it the real test image of that class that is "
+        "An inversion of each class, and below it the real image of that class that is "
         "nearest to it in pixels.",
         [
             strip("Inversion", "", images[there], names),
@@ -125,22 +127,22 @@ def find_boundaries(context: Context, seconds: float) -> Found:
         seed=context.command.seed,
     )
     reached = float(found.reached.double().mean())
-    distances = _distances(context)
-    finite = distances[torch.isfinite(distances)]
+    distances = _distances(context, seconds)
     figures = {
         "boundary_reached": reached,
-        "boundary_distance": float(finite.median()) if len(finite) else None,
+        "boundary_distance": float(distances.nearest.nanmedian()),
     }
     distance_map = heat(
         "How near the boundaries are",
         "Distance in pixels (L2, to first order) from inversions of the row's class to the "
         "boundary with the column's; the median. The darker, the nearer.",
         context.names,
-        distances,
+        distances.table,
     )
     note = (
         f"{int(found.reached.sum())} of {len(pairs)} boundary images were brought to between 40 "
-        "and 60 % for both classes."
+        "and 60 % for both classes. The nearest boundary is that of an inversion with the nearest "
+        "of the classes shown."
     )
     return Found(figures, [_between(context, found), _ways(context, found), distance_map], [note])
 
@@ -148,7 +150,7 @@ def find_boundaries(context: Context, seconds: float) -> Found:
 def _pairs(context: Context, seconds: float) -> list[tuple[int, int]]:
     """As many pairs as there is time for, spread over all."""
     step = context.inversion_seconds * 2 / _STEP_IMAGES
-    room = int(seconds / max(1e-9, step * _BOUNDARY_STEPS))
+    room = int((1 - _FOR_DISTANCES) * seconds / max(1e-9, step * _BOUNDARY_STEPS))
     every = list(itertools.combinations(context.classes, 2))
     count = min(room, _MOST_PAIRS, len(every))
     order = torch.randperm(len(every), generator=stream(context.command.seed, "audit pairs"))
@@ -199,11 +201,19 @@ def _ways(context: Context, found: Boundaries) -> Panel:
     )
 
 
-def _distances(context: Context) -> Tensor:
+def _distances(context: Context, seconds: float) -> Distances:
+    count = context.fixed("distance images", lambda: _distance_images(context, seconds))
     labels = torch.tensor(context.classes)
-    labels = labels.repeat(-(-_DISTANCE_IMAGES // len(labels)))[:_DISTANCE_IMAGES]
+    labels = labels.repeat(-(-count // len(labels)))[:count]
     sample = context.inversion.sample(labels, seed=2 + context.command.seed)
     return boundary_distances(context.classifier, sample.images, labels, context.classes)
+
+
+def _distance_images(context: Context, seconds: float) -> int:
+    """One of each class at least: of each image the way to every class is measured."""
+    one = len(context.classes) * _SLOPE_PASSES * context.predict_seconds
+    room = int(_FOR_DISTANCES * seconds / max(1e-9, one))
+    return min(_DISTANCE_IMAGES, max(len(context.classes), room))
 
 
 @part("units", "accept", 0.04)
@@ -277,7 +287,7 @@ def find_map(context: Context, seconds: float) -> Found:
         "to the classifier. Each mark shows its image.",
         found.points,
         [groups[i] for i in rows],
-        ["inversions", "real test images"][: 1 + (context.data.test is not None)],
+        ["inversions", "real images"][: 1 + (context.data.test is not None)],
         [texts[i] for i in rows],
         torch.cat(images)[found.rows],
     )

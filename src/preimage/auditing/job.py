@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
+from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, tensors_digest
 from preimage.environment import environment
 from preimage.errors import PreimageError
-from preimage.jobs.measure import Judges, find_judges, own_data
-from preimage.jobs.ood_sets import check_unknown
+from preimage.jobs.measure import Judges, find_judges
+from preimage.jobs.ood_sets import check_unknown, same_source
 from preimage.jobs.report import Reporter, Silent
+from preimage.jobs.train import kept_images
 from preimage.run import RunFolder, folder_name
 from preimage.settings import WEIGHTS
 from preimage.sources import load_classifier
@@ -35,6 +38,8 @@ from preimage.training import one_device
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
 _INNER = ("inversion", "hardened", "leak")
+_DECIDING = ("noise", "detection", "leak")
+"""Parts without which a question has no answer, one of each."""
 
 
 def audit_job(
@@ -62,11 +67,12 @@ def audit_job(
     named = classifier is None
     classifier = classifier or load_classifier(command.model)
     heard = AuditReporter(report)
+    asked = command.data or kept_images(command.model.model)
     judges = find_judges(
         command.model,
         classifier,
         # other held-out images stand in place of the data set's own, which need not have any
-        Measure(command.data, command.evaluator, real=command.real and command.heldout is None),
+        Measure(asked, command.evaluator, real=command.real and command.heldout is None),
         heard,
     )
     data = _data(command, classifier, judges, heard)
@@ -91,7 +97,7 @@ def audit_job(
 
 def _data(command: Audit, classifier: Classifier, judges: Judges, report: Reporter) -> Data:
     """The images that it was trained on, and others of the same kind."""
-    name, test = command.data or own_data(command.model.model), judges.real
+    name, test = judges.dataset, judges.real
     if command.real and command.heldout is not None:
         test = load(command.heldout, "test", spec=classifier.spec)
         _check_classes(test, classifier, "--heldout", command.heldout)
@@ -102,7 +108,7 @@ def _data(command: Audit, classifier: Classifier, judges: Judges, report: Report
     train = _train(command, name, classifier, test, report)
     if train is not None:
         _check_classes(train, classifier, "--data", name)
-    return Data(name, train, test)
+    return Data(name, train, test, split=test.split != WHOLE or command.heldout is not None)
 
 
 def _train(
@@ -133,11 +139,13 @@ def _check_classes(images: ImageSet, classifier: Classifier, option: str, source
 
 
 def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
-    if data.name is not None and data.name in command.ood:
-        raise PreimageError(
-            f"expected --ood to name other data than the classifier's own, found '{data.name}' as "
-            "both; leave it out"
-        )
+    known = [name for name in (data.name, command.heldout) if name is not None]
+    for name in command.ood:
+        if any(same_source(name, own) for own in known):
+            raise PreimageError(
+                f"expected --ood to name other data than the classifier's own, found '{name}' as "
+                "both; leave it out"
+            )
     check_unknown(command.ood, classifier.spec)
 
 
@@ -213,7 +221,8 @@ def _do(part: Part, context: Context, seconds: float) -> dict[str, Any]:
     try:
         if wanting is not None:
             raise LeftOutError(wanting)
-        found = part.work(context, seconds)
+        with nullcontext() if part.job else context.at_work():
+            found = part.work(context, seconds)
     except LeftOutError as error:
         state, reason = "left out", str(error)
     except Exception as error:
@@ -240,10 +249,11 @@ def _sections(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _answers(done: dict[str, dict[str, Any]]) -> list[Answer]:
     why: dict[str, str] = {}
-    for entry in done.values():
-        if entry["reason"] is not None:
+    for name in _DECIDING:
+        entry = done.get(name)
+        if entry is not None and entry["reason"] is not None:
             text = entry["reason"]
-            why.setdefault(entry["question"], f"{text[0].upper()}{text[1:]}.")
+            why[entry["question"]] = f"{text[0].upper()}{text[1:]}."
     return answers(_sections(done), why)
 
 
@@ -258,6 +268,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "class_names": list(classifier.class_names[:1000]),
         "image": list(classifier.spec.shape),
         "data": context.data.name,
+        "data_split": context.data.split,
         "seed": context.command.seed,
         "budget_s": budget,
         "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),

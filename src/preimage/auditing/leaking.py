@@ -19,7 +19,7 @@ _SEARCH = 0.75
 _COMPARED = 500
 
 
-@part("leak", "leak", 0.2, needs=("train", "test"))
+@part("leak", "leak", 0.2, needs=("train", "test"), job=True)
 def leak(context: Context, seconds: float) -> Found:
     """The verdict, its figures and the best pairs."""
     command = context.command

@@ -23,7 +23,7 @@ _FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "vendi_pixel": ("Vendi score per class, pixels", "{:.2f}"),
         "vendi_pixel_real": ("the same of real images", "{:.2f}"),
         "coverage": ("Coverage of real images", "{:.1%}"),
-        "boundary_distance": ("Distance to the nearest boundary, pixels", "{:.2f}"),
+        "boundary_distance": ("Distance to the nearest boundary, pixels (median)", "{:.2f}"),
     },
     "ood": {
         "auroc": ("Mean AUROC, own confidence", "{:.3f}"),
@@ -104,6 +104,11 @@ def _limits(record: dict[str, Any]) -> list[str]:
         "does not mean that it would be refused.",
         "A detector that tells these unknown sets may miss others.",
     ]
+    if not record["data_split"]:
+        found.append(
+            f"The data set '{record['data']}' has no splits. Where its images were trained on, the "
+            "figures on real images look better than they are: give new ones with --heldout."
+        )
     if record["leak"]["verdict"] == "no evidence of a leak":
         found.append(
             "No evidence of a leak after this search is not a proof that there is none: a longer "

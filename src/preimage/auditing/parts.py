@@ -55,6 +55,8 @@ class Part:
     """Of the time, beside the other parts' shares."""
     needs: tuple[Need, ...]
     """What must be there; where it is not, the part is left out and its time goes to others."""
+    job: bool
+    """Whether it is a job of its own, which sees to devices itself."""
     work: Work
 
 
@@ -63,12 +65,12 @@ _PARTS: dict[str, Part] = {}
 
 
 def part(
-    name: str, question: Question, share: float, needs: tuple[Need, ...] = ()
+    name: str, question: Question, share: float, needs: tuple[Need, ...] = (), *, job: bool = False
 ) -> Callable[[Work], Work]:
     """Register a part; those of a question run, and stand on the page, in this order."""
 
     def add(work: Work) -> Work:
-        _PARTS[name] = Part(name, question, share, needs, work)
+        _PARTS[name] = Part(name, question, share, needs, job, work)
         return work
 
     return add

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Sequence
 
 from preimage.data.arrays import npz_source
 from preimage.data.cache import read_cached
@@ -52,7 +53,23 @@ def load(
             f"{source} has no splits, so all of its {len(images)} images stand for {split!r}",
             stacklevel=2,
         )
+    moved = _moved_number(images.class_names)
+    if moved is not None:
+        warnings.warn(
+            f"the classes of {source} are named by numbers and come in the order of text, so "
+            f"'{images.class_names[moved]}' is class {moved}; if that is not the classifier's "
+            "order, write all names in as many digits (002, 010)",
+            stacklevel=2,
+        )
     return images
+
+
+def _moved_number(names: Sequence[str]) -> int | None:
+    """The first class that would be another one in the order of numbers, where all are numbers."""
+    if not all(name.isdecimal() for name in names):
+        return None
+    counted = sorted(names, key=int)
+    return next((k for k, name in enumerate(names) if name != counted[k]), None)
 
 
 def _find(source: str) -> Source:

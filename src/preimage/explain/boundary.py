@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,9 +150,18 @@ def paths(classifier: Classifier, found: Boundaries, points: int = 9) -> Paths:
     return Paths(torch.stack(steps, dim=1), torch.stack(answers, dim=1))
 
 
+class Distances(NamedTuple):
+    """How near the boundaries are, in units of pixels (L2)."""
+
+    nearest: Tensor
+    """(N,) from each image to the nearest boundary; NaN for those that do not count."""
+    table: Tensor
+    """(k, k) medians: row a, column b; NaN on the diagonal and in rows without images."""
+
+
 def boundary_distances(
     classifier: Classifier, images: Tensor, labels: Tensor, classes: Sequence[int]
-) -> Tensor:
+) -> Distances:
     """How near the boundaries are, to first order.
 
     The distance from an image of class a to the boundary with class b is about
@@ -162,11 +172,7 @@ def boundary_distances(
         classifier: of K classes.
         images: (N, C, H, W) in [0, 1]; those that it puts elsewhere than `labels` do not count.
         labels: (N,) int64.
-        classes: the k class indices to compare.
-
-    Returns:
-        (k, k) medians in units of pixels (L2): row a, column b; NaN on the diagonal and in rows
-        without images.
+        classes: the k class indices to compare, at least two.
     """
     gaps = torch.cat(
         [
@@ -174,19 +180,21 @@ def boundary_distances(
             for part, own in zip(images.split(64), labels.split(64), strict=True)
         ]
     )
+    gaps = torch.where(labels[:, None] == torch.tensor(classes), float("nan"), gaps)
+    nearest = torch.where(gaps.isnan(), float("inf"), gaps).amin(1)
+    nearest = torch.where(nearest.isinf(), float("nan"), nearest)
     table = torch.full((len(classes), len(classes)), float("nan"))
     for i, a in enumerate(classes):
         own = gaps[labels == a]
         if len(own):
             table[i] = own.nanmedian(0).values
-        table[i, i] = float("nan")
-    return table
+    return Distances(nearest, table)
 
 
 def _distances(
     classifier: Classifier, images: Tensor, labels: Tensor, classes: Sequence[int]
 ) -> Tensor:
-    """(B, k); NaN for images that are not put in their class."""
+    """(B, k) to each class of `classes`; NaN for images that are not put in their class."""
     device = classifier.mean.device
     pixels = channels_last(images.to(device)).requires_grad_()
     labels = labels.to(device)

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
 from preimage.generator import Noise
-from preimage.inversion import Inversion
+from preimage.inversion import Inversion, drawn_by
 from preimage.runtime import channels_last, stream
 from preimage.types import Condition, Prediction
 
@@ -76,9 +75,7 @@ class Codes:
         for i, member in enumerate(members):
             rows = (turn == i).nonzero().flatten()
             if len(rows):
-                inputs = (self.noise.rows(rows), self.condition.rows(rows))
-                device = next(member.parameters()).device
-                parts.append(member(*move_data_to_device(inputs, device)))
+                parts.append(drawn_by(member, self.noise.rows(rows), self.condition.rows(rows)))
                 places.append(rows)
         images = torch.cat(parts)
         return images[torch.cat(places).argsort()]
@@ -155,16 +152,15 @@ def _joined(parts: list[Codes]) -> Codes:
 
 @contextmanager
 def _still(inversion: Inversion, classifier: Classifier) -> Iterator[None]:
-    """Neither generators nor classifier learn or change their running statistics."""
+    """Neither generators nor classifier learn."""
     generators: list[nn.Module] = [*inversion.bank, inversion.generator]
-    before = [(g.training, [p.requires_grad for p in g.parameters()]) for g in generators]
+    before = [[p.requires_grad for p in g.parameters()] for g in generators]
     for generator in generators:
-        generator.eval().requires_grad_(False)
+        generator.requires_grad_(False)
     try:
         with frozen(classifier):
             yield
     finally:
-        for generator, (training, flags) in zip(generators, before, strict=True):
-            generator.train(training)
+        for generator, flags in zip(generators, before, strict=True):
             for parameter, flag in zip(generator.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)

@@ -9,11 +9,10 @@ from typing import Any
 from preimage.classifier import Classifier
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
-from preimage.data.known import known_name
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.jobs.measure import own_data
-from preimage.jobs.ood_sets import known_set, unknown_sets
+from preimage.jobs.ood_sets import known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
 from preimage.ood.baselines import Fitted, fit_baseline
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
@@ -27,6 +26,7 @@ from preimage.ood.evaluation import (
     Method,
     Unknown,
 )
+from preimage.ood.synthetic import synthetic_names
 from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
 from preimage.sources import load_classifier
@@ -71,7 +71,8 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.classes, **some)
-    unknown = unknown_sets(command.ood, known, spec, synthetic=command.synthetic, **some)
+    by_code = synthetic_names() if command.synthetic else ()
+    unknown = unknown_sets(command.ood, known, spec, synthetic=by_code, **some)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     settings = {
         name: getattr(command, name)
@@ -110,7 +111,7 @@ def _id(command: OodEval) -> str:
 def _check(command: OodEval) -> None:
     if command.most < 2:
         raise PreimageError(f"expected --most of at least 2, found {command.most}; raise it")
-    same = [name for name in command.ood if _identity(name) == _identity(_id(command))]
+    same = [name for name in command.ood if same_source(name, _id(command))]
     if same:
         raise PreimageError(
             f"expected --ood to name other data than --id, found '{same[0]}' as both; leave it out"
@@ -133,12 +134,6 @@ def _own_data(model: str) -> str:
     raise PreimageError(
         f"expected the data set that '{model}' was trained for, found none; give it with --id"
     )
-
-
-def _identity(source: str) -> str:
-    """The same for two ways to write one source."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else known_name(source)
 
 
 def _name(source: str) -> str:

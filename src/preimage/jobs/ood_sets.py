@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from preimage.data import ImageSet, load
+from preimage.data.known import known_name
 from preimage.errors import PreimageError
 from preimage.ood.evaluation import Unknown
-from preimage.ood.synthetic import make_synthetic, synthetic_names
+from preimage.ood.synthetic import make_synthetic
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 
@@ -41,7 +43,7 @@ def unknown_sets(
     known: ImageSet,
     spec: ImageSpec,
     *,
-    synthetic: bool,
+    synthetic: Sequence[str],
     most: int,
     seed: int,
 ) -> list[Unknown]:
@@ -52,7 +54,8 @@ def unknown_sets(
             is called by all of its source.
         known: in-distribution images, which synthetic sets take after.
         spec: the classifier's shape.
-        synthetic: add the sets made by code.
+        synthetic: names of sets made by code to add, see
+            :func:`preimage.ood.synthetic.synthetic_names`.
         most: images of each set at most.
         seed: of the synthetic sets and of every choice of images.
 
@@ -64,10 +67,20 @@ def unknown_sets(
         images = _some(_native(source, spec), most, seed)
         name = images.name if all(images.name != one.name for one in found) else source
         found.append(Unknown(name, images.convert(spec), images.spec, real=True))
-    for name in synthetic_names() if synthetic else ():
+    for name in synthetic:
         images = make_synthetic(name, known, seed)
         found.append(Unknown(images.name, images, spec, real=False))
     return found
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two texts name one source of images."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else known_name(source)
 
 
 def check_unknown(sources: Sequence[str], spec: ImageSpec) -> None:

@@ -47,7 +47,7 @@ def sample_job(command: Sample) -> dict[str, Any]:
     elif out.suffix == ".npz":
         write_atomic(out, _archive(images, labels))
     else:
-        _folder(out, images, labels)
+        _folder(out, images, labels, inversion.classes)
     return {"images": len(images), "classes": inversion.classes, "out": str(out)}
 
 
@@ -76,6 +76,8 @@ def _archive(images: Tensor, labels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _folder(out: Path, images: Tensor, labels: Tensor) -> None:
+def _folder(out: Path, images: Tensor, labels: Tensor, classes: int) -> None:
+    # of one length, so that the order of the names is that of the classes
+    digits = len(str(classes - 1))
     for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        write_atomic(out / str(label) / f"{i:05d}.png", grid_png(image[None], 1))
+        write_atomic(out / f"{label:0{digits}d}" / f"{i:05d}.png", grid_png(image[None], 1))
