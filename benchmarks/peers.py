@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common import RESULTS, record_missing
-from peer_methods import METHODS, optimise
+from peer_methods import METHODS, ON, optimise
 from preimage.classifier import frozen
 from preimage.config import PRESETS, ModelConfig
 from preimage.data import load
@@ -56,7 +56,7 @@ def compare(seed: int, dataset: str, method: str) -> list[Record]:
     begin = time.perf_counter()
     inversion = None
     if method in OURS:
-        inversion = invert(classifier, replace(PRESETS[OURS[method]], seed=seed))
+        inversion = invert(classifier, replace(PRESETS[OURS[method]], seed=seed), runtime=ON)
         images = inversion.images(labels, seed=seed)
     else:
         with frozen(classifier):

@@ -92,8 +92,10 @@ def test_a_control_group_has_one_frame_of_each_film():
     assert [film[bytes(row.numpy())] for row in one.images] == truth.unique().tolist()
     groups = pair(images, _filmed(classes=8, key=1)[0], most=1000)
     assert len(groups.train) == len(groups.control) == 8 * len(LENGTHS)
+    assert not groups.films
     mixed = _filmed(shuffled=True)[0]
     assert one_of_each_film(mixed, seed=0) is mixed
+    assert pair(images, _filmed(classes=8, key=1, shuffled=True)[0], most=1000).films
 
 
 def test_without_films_images_are_held_out_at_random():

@@ -309,11 +309,14 @@ def test_numbers_of_films_make_the_threshold_careful_and_are_one_for_each_image(
 def test_held_out_images_are_changed_as_in_training_to_be_unfamiliar(shared):
     data = load(str(shared / "bands.npz"), "train")
     training = replace(TRAINING, augmentation=Augmentation(shift=2))
-    split = split_up(data, None, 20, training)
+    split = split_up(data, None, 20, training, seen=True)
     assert torch.equal(split.validation.labels, split.unfamiliar.labels)
     assert not torch.equal(split.validation.images, split.unfamiliar.images)
-    same = split_up(data, None, 20, TRAINING)  # which changes nothing
+    same = split_up(data, None, 20, TRAINING, seen=True)  # which changes nothing
     assert torch.equal(same.validation.images, same.unfamiliar.images)
+    new = split_up(data, None, 20, training, seen=False)
+    assert new.unfamiliar is new.validation  # nothing has seen them: they need not be changed
+    assert torch.equal(new.validation.images, split.validation.images)
 
 
 def test_images_that_are_given_as_held_out_guard_and_choose_the_threshold_as_they_are(shared):
@@ -337,10 +340,10 @@ def test_images_that_are_given_as_held_out_guard_and_choose_the_threshold_as_the
 def test_held_out_images_that_say_nothing_are_one_sentence(shared):
     data = load(str(shared / "bands.npz"), "train")
     with pytest.raises(PreimageError, match=r"at least 4 held-out .* found 0 of 240"):
-        split_up(data, data, 20, TRAINING)
+        split_up(data, data, 20, TRAINING, seen=True)
     larger = load(str(shared / "bands.npz"), "test", spec=ImageSpec(1, 10, 10))
     with pytest.raises(PreimageError, match=r"held-out images 1x8x8 of 3.*found 1x10x10 of 3"):
-        split_up(data, larger, 20, TRAINING)
+        split_up(data, larger, 20, TRAINING, seen=True)
 
 
 def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):

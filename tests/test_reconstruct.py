@@ -153,17 +153,33 @@ def test_groups_are_equal_in_number_and_share_no_image():
     train, heldout = bands(50), bands(80, seed=1)
     heldout = replace(heldout, images=torch.cat([train.images[:7], heldout.images[7:]]))
     groups = pair(train, heldout, most=1000)
-    assert len(groups.train) == len(groups.control) == 50 and groups.shared == 7
-    seen = {image.numpy().tobytes() for image in train.images}
-    assert not any(image.numpy().tobytes() in seen for image in groups.control.images)
+    assert len(groups.train) == len(groups.control) == 43 and groups.shared == 7
+    shared = {image.numpy().tobytes() for image in train.images[:7]}
+    for side in (groups.train, groups.control):
+        assert not any(image.numpy().tobytes() in shared for image in side.images)
     assert len(pair(train, heldout, most=30).train) == 30
+
+
+def test_groups_have_as_many_images_of_each_class():
+    """Where one side has more of a class, it has nearer neighbours of any image of that class."""
+    train, other = bands(300), bands(300, seed=1)
+    random = torch.Generator().manual_seed(0)
+    rare = (other.labels != 2) | (torch.rand(300, generator=random) < 0.2)
+    heldout = other.subset(rare.nonzero().flatten())
+    for most in (1000, 90):
+        groups = pair(train, heldout, most=most)
+        counts = [groups.train.labels.bincount(), groups.control.labels.bincount()]
+        assert torch.equal(*counts) and counts[0].sum() == len(groups.train)
+    assert len(groups.train) == 90
+    none = heldout.subset((heldout.labels != 2).nonzero().flatten())
+    assert pair(train, none, most=1000).train.labels.unique().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("heldout", "said"),
     [
-        (lambda: bands(60), "held-out images for a test, found 60 and 0 that are not"),
-        (lambda: bands(10, 1), "at least 20 training and 20 held-out"),
+        (lambda: bands(60), "for a test, found 0 among 0 and 0 that are on one side"),
+        (lambda: bands(10, 1), "at least 20 training and as many held-out"),
         (lambda: bands(60, 1).convert(ImageSpec(3, 8, 8)), "images 1x8x8 of 3 classes"),
         (lambda: replace(bands(60, 1), class_names=("a", "b")), "of 2; give"),
     ],
@@ -247,7 +263,7 @@ def test_shared_images_are_reported(capsys, data):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--most", "5"), "at least 20 training and 20 held-out"),
+        (("--most", "5"), "at least 20 training and as many held-out"),
         (("--images", "1"), "expected --images of at least 2"),
         (("--epsilon", "2"), "expected --epsilon from 0 to 1"),
         (("--stationarity", "-1"), "expected --stationarity of at least 0"),

@@ -12,7 +12,7 @@ from preimage.classifier import Classifier
 from preimage.diversity import vendi as vendi_score
 from preimage.runtime import stream
 from preimage.terms import paper, prior, repulsion, sureness
-from preimage.types import ImageSpec
+from preimage.types import ImageSpec, Layer
 from preimage.zoo.architectures import build
 from tiny import draw_sample, standard
 
@@ -62,6 +62,26 @@ def test_observing_leaves_no_hook_even_after_a_failure():
     with pytest.raises(RuntimeError):
         classifier.observe(torch.rand(2, 3, 12, 12))
     assert all(not module._forward_pre_hooks for module in classifier.modules())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05, 0.1, 0.7, 1e4])
+def test_a_channel_that_is_constant_far_from_its_deviation_is_wrong_but_finite(value):
+    """Pruned filters leave such: rounding must not make their variance negative."""
+    values = torch.full((16, 2, 5, 5), value, requires_grad=True)
+    layer = Layer(values, torch.zeros(2), torch.full((2,), 3e-3))
+    divergence = prior.batch_norm(draw_sample(16)._replace(layers=(layer,)))
+    divergence.backward()
+    assert 1 < float(divergence) < float("inf") and bool(torch.isfinite(values.grad).all())
+
+
+def test_separation_has_room_in_half_precision():
+    values = 3 + torch.randn(8, 64, 40, 40, generator=torch.Generator().manual_seed(0))
+    layer = Layer(values, torch.zeros(64), torch.ones(64))
+    whole, half = (
+        repulsion.separation(of_one_class(values[:, :1], (part,)))
+        for part in (layer, layer._replace(values=values.half()))
+    )
+    assert float(half) == pytest.approx(float(whole), abs=0.02)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "vit"])

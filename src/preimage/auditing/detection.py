@@ -96,12 +96,13 @@ def detection(context: Context, seconds: float) -> Found:
     known = context.data.test
     assert known is not None
     known = _some(known, _room(context, seconds), context.command.seed)
+    # what still shows its class is no mistake to take for it
+    by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
         context.command.ood,
         known,
         context.classifier.spec,
-        # one that still shows its class is no mistake to take for it
-        synthetic=synthetic_names(shapeless=True),
+        synthetic=by_code,
         most=len(known),
         seed=context.command.seed,
     )
@@ -112,9 +113,10 @@ def detection(context: Context, seconds: float) -> Found:
         found, scores = evaluation.measure(one)
         records += found
         plots.append(_plot(one, evaluation.known_scores()[OWN], scores[OWN]))
-        mistakes.append((one, scores[OWN]))
-        context.report.progress("sets", i + 1, len(unknown), one.name)
-    panels = [_table(records), _histograms(plots), _mistakes(context, mistakes)]
+        mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
+        sets = len(context.command.ood) + len(by_code)
+        context.report.progress("sets", i + 1, sets, one.name)
+    panels = [_table(records), _histograms(plots), _mistakes(mistakes)]
     return Found(_figures(context, records, len(known)), panels, notes)
 
 
@@ -193,13 +195,13 @@ def _histograms(plots: list[Histogram]) -> Panel:
     )
 
 
-def _mistakes(context: Context, found: list[tuple[Unknown, Tensor]]) -> Panel:
+def _mistakes(found: list[tuple[float, Strip]]) -> Panel:
     """The unknown images that it is surest of, from the sets that fool it most."""
-    worst = sorted(found, key=lambda pair: float(pair[1].mean()))[:_MOST_STRIPS]
+    worst = sorted(found, key=lambda pair: pair[0])[:_MOST_STRIPS]
     return strips(
         "Most confident mistakes",
         "Images that are none of the classes, and what it takes them for.",
-        [_mistaken(context, one, scores) for one, scores in worst],
+        [shown for _, shown in worst],
     )
 
 

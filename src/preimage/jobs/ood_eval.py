@@ -12,7 +12,7 @@ from preimage.data import ImageSet, load
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.jobs.measure import own_data
-from preimage.jobs.ood_sets import known_set, same_source, unknown_sets
+from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
 from preimage.ood.baselines import Fitted, fit_baseline
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
@@ -24,7 +24,6 @@ from preimage.ood.evaluation import (
     Evaluation,
     Judge,
     Method,
-    Unknown,
 )
 from preimage.ood.synthetic import synthetic_names
 from preimage.pages import histogram
@@ -71,8 +70,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.classes, **some)
-    by_code = synthetic_names() if command.synthetic else ()
-    unknown = unknown_sets(command.ood, known, spec, synthetic=by_code, **some)
+    check_unknown(command.ood, spec)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     settings = {
         name: getattr(command, name)
@@ -81,7 +79,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
             folder.rewind(0)
-            result, text = _measure(command, subjects, known, unknown, report)
+            result, text = _measure(command, subjects, known, report)
             folder.write(PAGE_FILE, text.encode())
             folder.finish(result)
         return folder.metrics(), path
@@ -181,7 +179,6 @@ def _measure(
     command: OodEval,
     subjects: _Subjects,
     known: ImageSet,
-    unknown: list[Unknown],
     report: Reporter,
 ) -> tuple[dict[str, Any], str]:
     judges, left_out = _judges(command, subjects, report)
@@ -197,13 +194,17 @@ def _measure(
     views: list[View] = []
     main = _main_method(judges)
     threshold = _threshold(judges, main)
+    by_code = synthetic_names() if command.synthetic else ()
+    sets = len(command.ood) + len(by_code)
+    some = {"most": command.most, "seed": command.seed}
+    unknown = unknown_sets(command.ood, known, known.spec, synthetic=by_code, **some)
     for i, one in enumerate(unknown):
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
         plot = histogram(one.name, evaluation.known_scores()[main], scores[main], threshold)
         surest = mistakes(one, scores[main], threshold, subjects.any, subjects.classes)
         views.append(View(plot, surest, evaluation.shortcuts(one)))
-        report.progress("sets", i + 1, len(unknown), _note(found, main))
+        report.progress("sets", i + 1, sets, _note(found, main))
     result = {
         **shared,
         "model": command.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ def unknown_sets(
     synthetic: Sequence[str],
     most: int,
     seed: int,
-) -> list[Unknown]:
+) -> Iterator[Unknown]:
     """Sets of images that are none of the classes, in the classifier's shape.
 
     Args:
@@ -59,18 +59,21 @@ def unknown_sets(
         most: images of each set at most.
         seed: of the synthetic sets and of every choice of images.
 
+    Yields:
+        One set after the other, each made when it is asked for: all at once may not fit in memory.
+
     Raises:
         PreimageError: for a source that cannot be read.
     """
-    found: list[Unknown] = []
+    names: set[str] = set()
     for source in sources:
         images = _some(_native(source, spec), most, seed)
-        name = images.name if all(images.name != one.name for one in found) else source
-        found.append(Unknown(name, images.convert(spec), images.spec, real=True))
+        name = source if images.name in names else images.name
+        names.add(name)
+        yield Unknown(name, images.convert(spec), images.spec, real=True)
     for name in synthetic:
         images = make_synthetic(name, known, seed)
-        found.append(Unknown(images.name, images, spec, real=False))
-    return found
+        yield Unknown(images.name, images, spec, real=False)
 
 
 def same_source(one: str, other: str) -> bool:

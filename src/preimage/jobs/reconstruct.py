@@ -114,7 +114,16 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
         )
     groups = pair(train, heldout, control.most, command.config.seed)
     if groups.shared:
-        report.warn(f"{groups.shared} held-out images are training images as well and are left out")
+        report.warn(
+            f"{groups.shared} held-out images are training images as well and are left out on both "
+            "sides"
+        )
+    if groups.films:
+        report.warn(
+            "the images of one side come in the order of films and those of the other do not, so "
+            "one frame of a film is taken there alone and the p-value is not exact; give both in "
+            "their order"
+        )
     return groups
 
 
@@ -193,9 +202,16 @@ class _Compared:
     def _judge(self, similarity: Tensor, seed: int) -> Verdict:
         return judge(*self._halves(similarity), seed)
 
-    def _by_features(self, evaluator: Classifier, both: Tensor, seed: int) -> Verdict:
+    def _by_features(self, evaluator: Classifier, both: Tensor, seed: int) -> dict[str, float]:
+        """Similarities and effect, but no verdict.
+
+        An evaluator mostly knows the training images itself and not the others, and its features
+        tell them apart whatever the classifier in question tells.
+        """
         found, real = (predict(evaluator, images).features for images in (self.found.images, both))
-        return self._judge(feature_similarities(found, real), seed)
+        judged = self._judge(feature_similarities(found, real), seed)
+        names = ("similarity_train", "similarity_control", "effect")
+        return {name: getattr(judged, name) for name in names}
 
 
 def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
@@ -220,7 +236,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "p_value": verdict.p_value,
         "verdict": verdict.verdict,
         "reason": verdict.reason,
-        "by_features": None if compared.by_features is None else asdict(compared.by_features),
+        "by_features": compared.by_features,
         "unmixed": compared.found.unmixed,
         "accepted": compared.accepted,
         "target_accuracy": compared.accuracy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
@@ -19,17 +20,21 @@ class Groups(NamedTuple):
 
     train: ImageSet
     control: ImageSet
-    """Held out; as many as `train`."""
+    """Held out; as many as `train`, of each class."""
     shared: int
     """Held-out images that were left out because they are training images as well."""
+    films: bool = False
+    """Whether frames of films were found on one side alone: there, several may be of one film."""
 
 
 def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups:
-    """Choose as many training as held-out images at random.
+    """Choose as many training as held-out images of each class at random.
 
-    Images that are equal to the byte in both are left out of the held-out ones: they would count as
-    unseen, and are not. Of the frames of a film (:func:`preimage.data.films.films`) one is taken:
-    images can change places between the groups only if each says something of its own.
+    If the classifier tells nothing, an image must be as likely in one group as in the other. So
+    images that are equal to the byte in both are left out of both, since a held-out one was seen
+    and a training one without its twin would have none to change places with; the classes are as
+    frequent on both sides; and of the frames of a film (:func:`preimage.data.films.films`) one is
+    taken, as each image is to say something of its own.
 
     Args:
         train: images that the classifier was trained on.
@@ -45,21 +50,32 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
             f"expected held-out images {train.spec} of {train.classes} classes, as the training "
             f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
         )
-    unseen = not_among(train, heldout)
+    unseen, seen = not_among(train, heldout), not_among(heldout, train)
     shared = len(heldout) - len(unseen)
-    train, unseen = one_of_each_film(train, seed), one_of_each_film(unseen, seed)
-    count = min(len(train), len(unseen), most)
+    used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
+    each = _each_class(used, control, most, seed)
+    count = int(each.sum())
     if count < FEWEST:
         raise PreimageError(
-            f"expected at least {FEWEST} training and {FEWEST} held-out images for a test, found "
-            f"{len(train)} and {len(unseen)} that are not among them (at most {most} are used, and "
-            "one frame of a film); give more"
+            f"expected at least {FEWEST} training and as many held-out images of the same classes "
+            f"for a test, found {count} among {len(seen)} and {len(unseen)} that are on one side "
+            f"alone (at most {most} are used, and one frame of a film); give more"
         )
     return Groups(
-        _some(train, count, stream(seed, "training images")),
-        _some(unseen, count, stream(seed, "held-out images")),
+        _some(used, each, stream(seed, "training images")),
+        _some(control, each, stream(seed, "held-out images")),
         shared,
+        films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
+
+
+def _each_class(train: ImageSet, unseen: ImageSet, most: int, seed: int) -> Tensor:
+    """How many images (K,) of each class to take from both sides, at most `most` together."""
+    counts = [torch.bincount(one.labels, minlength=one.classes) for one in (train, unseen)]
+    both = torch.minimum(counts[0], counts[1])
+    labels = torch.arange(len(both)).repeat_interleave(both)
+    order = torch.randperm(len(labels), generator=stream(seed, "classes of both groups"))
+    return torch.bincount(labels[order[:most]], minlength=len(both))
 
 
 def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
@@ -73,5 +89,11 @@ def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
     return images.subset(frame.sort().values)
 
 
-def _some(images: ImageSet, count: int, random: torch.Generator) -> ImageSet:
-    return images.subset(torch.randperm(len(images), generator=random)[:count])
+def _some(images: ImageSet, each: Tensor, random: torch.Generator) -> ImageSet:
+    """So many images of each class, in random order."""
+    order = torch.randperm(len(images), generator=random)
+    labels = images.labels[order]
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    for label, count in enumerate(each.tolist()):
+        chosen[(labels == label).nonzero().flatten()[:count]] = True
+    return images.subset(order[chosen])

@@ -119,7 +119,7 @@ def harden(
     """
     config, training = config or HardenConfig(), training or TrainConfig()
     fabric = make_fabric(one_device(runtime or Runtime()))
-    split = split_up(data, heldout, config.valid, training)
+    split = split_up(data, heldout, config.valid, training, seen=start is not None)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         classifier = _with_garbage(split.fit, training, start, config)

@@ -21,6 +21,8 @@ from preimage.ood.shortcuts import softened
 from preimage.runtime import stream
 
 _REFERENCE_IMAGES = 9000
+_AT_ONCE = 2**25
+"""Numbers to change at a time."""
 _SOFT = 3
 
 
@@ -33,9 +35,9 @@ class Split:
     validation: ImageSet
     """Held out of the training."""
     unfamiliar: ImageSet
-    """What a threshold is chosen on, since it stands for images that are new: images that were
-    given as held out, or else the validation images under the training's random changes. A start
-    classifier was trained on those, and takes them as they are with more confidence than others."""
+    """What a threshold is chosen on, since it stands for images that are new: the validation
+    images, under the training's random changes where a start classifier has seen them and takes
+    them as they are with more confidence than others."""
     films: Tensor | None
     """(N,) int64, the same number for those of them that are frames of one film; None where the
     images are no frames."""
@@ -44,7 +46,14 @@ class Split:
     and enlarged again."""
 
 
-def split_up(data: ImageSet, heldout: ImageSet | None, valid: int, training: TrainConfig) -> Split:
+def split_up(
+    data: ImageSet,
+    heldout: ImageSet | None,
+    valid: int,
+    training: TrainConfig,
+    *,
+    seen: bool,
+) -> Split:
     """Hold some of the training images out, or use what is given for that.
 
     Args:
@@ -53,6 +62,8 @@ def split_up(data: ImageSet, heldout: ImageSet | None, valid: int, training: Tra
             out. None holds some of `data` out.
         valid: how many then, a fifth of all at most.
         training: seed and random changes.
+        seen: whether a classifier that goes on from an earlier training has seen `data`, those
+            that are held out now as well.
 
     Raises:
         PreimageError: for too few images to hold out, or such of another kind.
@@ -60,7 +71,7 @@ def split_up(data: ImageSet, heldout: ImageSet | None, valid: int, training: Tra
     seed = training.seed
     if heldout is None:
         fit, validation, of_film = _held_out(data, valid, seed)
-        unfamiliar = _changed(validation, training)
+        unfamiliar = _changed(validation, training) if seen else validation
     else:
         order = torch.randperm(len(data), generator=stream(seed, "training images"))
         fit, validation = data.subset(order), _unseen(data, heldout)
@@ -101,9 +112,13 @@ def _changed(images: ImageSet, training: TrainConfig) -> ImageSet:
     random = stream(training.seed, "unfamiliar")
     height, width = images.spec.shape[1:]
     top, left = height // 4, width // 4
-    wide = F.pad(images.floats(), (left, left, top, top), mode="replicate")
-    moved = augment(wide, training.augmentation, random)
-    return replace(images, images=to_bytes(moved[..., top : top + height, left : left + width]))
+    padded = images.spec.channels * (height + 2 * top) * (width + 2 * left)
+    parts = []
+    for rows in torch.arange(len(images)).split(max(1, _AT_ONCE // padded)):
+        wide = F.pad(images.floats(rows), (left, left, top, top), mode="replicate")
+        moved = augment(wide, training.augmentation, random)
+        parts.append(to_bytes(moved[..., top : top + height, left : left + width]))
+    return replace(images, images=torch.cat(parts))
 
 
 def _reference(images: ImageSet, seed: int) -> ImageSet:

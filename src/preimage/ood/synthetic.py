@@ -21,6 +21,8 @@ Make = Callable[[Tensor, torch.Generator], Tensor]
 
 PREFIX = "synthetic:"
 _PATCHES = 4
+_AT_ONCE = 2**25
+"""Pixels to make at a time."""
 _MAKERS: dict[str, Make] = {}
 _SHAPED: set[str] = set()
 
@@ -58,7 +60,9 @@ def make_synthetic(name: str, known: ImageSet, seed: int = 0) -> ImageSet:
             f"expected a synthetic set out of {', '.join(_MAKERS)}, found '{name}'; choose one of "
             "those"
         )
-    images = _MAKERS[name](known.images, stream(seed, "synthetic", name))
+    random, make = stream(seed, "synthetic", name), _MAKERS[name]
+    at_once = max(1, _AT_ONCE // known.images[0].numel())
+    images = torch.cat([make(part, random) for part in known.images.split(at_once)])
     return replace(
         known,
         name=PREFIX + name,

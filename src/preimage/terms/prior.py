@@ -30,7 +30,9 @@ def _divergence(layer: Layer) -> Tensor:
     # channels last is how convolutions leave them: then this is a view, and the sums are quick
     rows = wide(layer.values.movedim(1, -1).flatten(0, -2))
     mean, square = rows.mean(0), rows.square().mean(0)
-    variance = (square - mean.square()) / layer.std.square() + _LEAST_VARIANCE
+    # rounding can make the difference of two large numbers negative where all values are alike
+    spread = (square - mean.square()).clamp_min(0)
+    variance = spread / layer.std.square() + _LEAST_VARIANCE
     offset = (mean - layer.mean) / layer.std
     return (variance + offset.square() - 1 - variance.log()).mean() / 2
 

@@ -98,8 +98,10 @@ def _scaled(layer: Layer) -> Tensor:
 
 def _distances(values: Tensor) -> Tensor:
     """Mean squared differences over 2 of all pairs of rows, (B, B)."""
-    rows = values.flatten(1)
+    rows, size = values.flatten(1), values[0].numel()
+    if rows.dtype == torch.float16:
+        rows, size = rows / size**0.5, 1  # its range is too small for a sum over a large layer
     # in the values' own precision: half of it is quick, and exact enough for a distance near 1
-    products = wide(rows @ rows.T) / rows.shape[1]
+    products = wide(rows @ rows.T) / size
     square = products.diagonal()
     return (square[:, None] + square) / 2 - products
