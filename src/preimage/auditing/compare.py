@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from preimage.errors import PreimageError
 RECORD_FILE = "audit.json"
 Change = Literal["better", "worse", "changed"]
 
+_ANY_FORMAT = FORMAT.rstrip("0123456789")
 _SETTINGS = ("budget_s", "seed", "data", "image")
 _SAME = 1e-12
 
@@ -47,19 +49,23 @@ def read_audit(source: str) -> dict[str, Any]:
     A run folder of a reconstruction stands for the audit that measured nothing else.
 
     Raises:
-        PreimageError: where there is none.
+        PreimageError: where there is none, or one of another version.
     """
     path = Path(source)
     reconstruction = read_reconstruction(path)
     if reconstruction is not None:
         return reconstruction
     file = path / RECORD_FILE if path.is_dir() else path
-    try:
+    record: Any = None
+    with suppress(OSError, ValueError):
         record = json.loads(file.read_text())
-        fits = isinstance(record, dict) and record.get("format") == FORMAT
-    except (OSError, ValueError):
-        fits = False
-    if not fits:
+    found = str(record.get("format")) if isinstance(record, dict) else ""
+    if found.startswith(_ANY_FORMAT) and found != FORMAT:
+        raise PreimageError(
+            f"expected an audit of this version ({FORMAT}), found {found} in '{source}', whose "
+            "figures mean other things; make the audit again"
+        )
+    if found != FORMAT:
         raise PreimageError(
             f"expected an audit, found none in '{source}'; give the run folder of a finished "
             "`preimage audit` or `preimage reconstruct`, or an audit.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 from preimage.auditing.figures import SECTIONS
 
-FORMAT = "preimage-audit-1"
+FORMAT = "preimage-audit-2"
 
 
 def empty_sections() -> dict[str, dict[str, Any]]:
