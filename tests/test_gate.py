@@ -191,7 +191,7 @@ def test_what_is_no_audit_is_told(tmp_path, content):
 
 def test_audits_of_another_version_are_told(tmp_path):
     (tmp_path / "audit.json").write_text(json.dumps(record(format="preimage-audit-1")))
-    with pytest.raises(PreimageError, match="this version .* found preimage-audit-1"):
+    with pytest.raises(PreimageError, match=r"this version .* found preimage-audit-1"):
         read_audit(str(tmp_path))
 
 
