@@ -253,9 +253,18 @@ def test_more_time_makes_more_work():
     class Fake:
         inversion_seconds = 0.1
 
-    few, many = (acceptance_steps(Fake(), seconds) for seconds in (20.0, 60.0))
+    few, many = (acceptance_steps(Fake(), seconds) for seconds in (2.0, 60.0))
     assert 0 < few < many <= PRESETS["natural"].steps
     assert acceptance_steps(Fake(), 1e6) == PRESETS["natural"].steps
+
+
+def test_a_slow_machine_takes_smaller_batches_so_that_there_are_steps():
+    class Slow:
+        inversion_seconds = 1.0
+
+    batches = [acceptance._batch(Slow(), seconds) for seconds in (1000.0, 200.0, 72.0, 1.0)]
+    assert batches == [256, 128, 64, 64]
+    assert acceptance_steps(Slow(), 72.0) == 230 and acceptance_steps(Slow(), 250.0) == 200
 
 
 acceptance_steps = acceptance._steps

@@ -21,7 +21,9 @@ from preimage.pages import STRIP, Cell, Strip, Table, strip
 from preimage.panels import strips, table
 from preimage.runtime import stream
 
-_LEAST = 60
+_LEAST, _ENOUGH = 60, 200
+"""Steps without which there is nothing to show, and those that are worth a smaller batch."""
+_LEAST_BATCH = 64
 _TRAINING = 0.8
 """Share of the part's time that goes into training; the rest is for measuring."""
 _MEMBER_STEPS = 350
@@ -35,13 +37,14 @@ _NOISE = 500
 def inversion(context: Context, seconds: float) -> Found:
     """Learn the generator that the other parts look at, and measure it."""
     command = context.command
+    batch = context.fixed("inversion batch", lambda: _batch(context, seconds))
     steps = context.fixed("inversion steps", lambda: _steps(context, seconds))
     if steps < _LEAST:
         raise LeftOutError(
             f"there is time for {steps} steps of inversion, and fewer than {_LEAST} show nothing; "
             "give a larger --budget"
         )
-    config = _config(steps, command.seed)
+    config = replace(_config(steps, command.seed), batch=batch)
     record, _ = invert_job(
         Invert(
             model=command.model,
@@ -69,13 +72,29 @@ def inversion(context: Context, seconds: float) -> Found:
         f"{PRESETS['natural'].steps} steps, with {config.members} "
         f"{'copy' if config.members == 1 else 'copies'} kept."
     )
+    if batch < PRESETS["natural"].batch:
+        note += f" Its batches are of {batch} images instead of {PRESETS['natural'].batch}."
     findings = [f"{f['symptom']}: {f['text']} {f['advice']}" for f in record["findings"]]
     return Found({**{n: record[n] for n in names}, "steps": steps}, notes=[note, *findings])
 
 
+def _batch(context: Context, seconds: float) -> int:
+    """The preset's, or half or a quarter of it where there would be few steps: they count more."""
+    batch = PRESETS["natural"].batch
+    while batch > _LEAST_BATCH and _room(context, seconds, batch) < _ENOUGH:
+        batch //= 2
+    return batch
+
+
 def _steps(context: Context, seconds: float) -> int:
-    most = PRESETS["natural"].steps
-    return min(most, int(_TRAINING * seconds / context.inversion_seconds))
+    room = _room(context, seconds, _batch(context, seconds))
+    return min(PRESETS["natural"].steps, int(room))
+
+
+def _room(context: Context, seconds: float, batch: int) -> float:
+    """Steps that there is time for; one costs about in proportion to its images."""
+    step = context.inversion_seconds * batch / PRESETS["natural"].batch
+    return _TRAINING * seconds / step
 
 
 def _config(steps: int, seed: int) -> InvertConfig:
