@@ -76,6 +76,7 @@ def _audit():
         "classes": 3,
         "image": [1, 12, 12],
         "data": None,
+        "data_split": True,
         "seed": 0,
         "budget_s": 60.0,
         "seconds": 50.0,
