@@ -7,7 +7,7 @@ It never changes a weight or a buffer and leaves no hook behind, not even after 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -207,6 +207,16 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
             module.training = training
         for parameter, requires in wanted.items():
             parameter.requires_grad_(requires)
+
+
+@contextmanager
+def all_frozen(device: torch.device, *classifiers: Classifier | None) -> Iterator[None]:
+    """As :func:`frozen`, of all that there are."""
+    with ExitStack() as stack:
+        for classifier in classifiers:
+            if classifier is not None:
+                stack.enter_context(frozen(classifier, device))
+        yield
 
 
 def _layer(norm: _BatchNorm, values: Tensor) -> Layer:

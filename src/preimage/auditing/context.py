@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from preimage.auditing.budget import (
     reconstruction_seconds,
 )
 from preimage.auditing.parts import LeftOutError
-from preimage.classifier import Classifier, frozen
+from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Audit
 from preimage.data import ImageSet
 from preimage.drawing import balanced_labels
@@ -87,14 +87,9 @@ class Context:
         """Folder of an inner run."""
         return self.folder.path / name
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> AbstractContextManager[None]:
         """Both classifiers on the device that the audit is to run on, and back at the end."""
-        with ExitStack() as stack:
-            for judge in (self.classifier, self.evaluator):
-                if judge is not None:
-                    stack.enter_context(frozen(judge, self._device))
-            yield
+        return all_frozen(self._device, self.classifier, self.evaluator)
 
     @cached_property
     def _device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Images that two sets have in common."""
+"""Training images beside held-out ones: of one kind, and which are in both."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ import torch
 from torch import Tensor
 
 from preimage.data.imageset import ImageSet
+from preimage.errors import PreimageError
+
+
+def check_alike(train: ImageSet, heldout: ImageSet) -> None:
+    """See that held-out images are of the training images' shape and classes.
+
+    Raises:
+        PreimageError: where they are not.
+    """
+    if (heldout.spec, heldout.classes) != (train.spec, train.classes):
+        raise PreimageError(
+            f"expected held-out images {train.spec} of {train.classes} classes, as the training "
+            f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
+        )
+
+
+def apart(one: ImageSet, other: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Those of each set that are not, to the byte, in the other of the same shape, in order."""
+    first, second = _digests(one.images), _digests(other.images)
+    return _without(one, first, set(second)), _without(other, second, set(first))
 
 
 def not_among(known: ImageSet, images: ImageSet) -> ImageSet:
     """Those of `images` that are not, to the byte, among `known` of the same shape, in order."""
-    seen = set(_digests(known.images))
-    new = torch.tensor([digest not in seen for digest in _digests(images.images)])
+    return _without(images, _digests(images.images), set(_digests(known.images)))
+
+
+def _without(images: ImageSet, digests: list[bytes], known: set[bytes]) -> ImageSet:
+    new = torch.tensor([digest not in known for digest in digests])
     return images.subset(new.nonzero().flatten())
 
 

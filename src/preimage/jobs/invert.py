@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from preimage.classifier import Classifier, frozen
+from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
@@ -153,13 +153,12 @@ def _together(
     The classifier may be a caller's own, and an audit goes on to use both judges.
     """
     before = next(inversion.generator.parameters()).device
-    with ExitStack() as stack:
-        stack.callback(inversion.to, before)
-        for judge in judges:
-            if judge is not None:
-                stack.enter_context(frozen(judge, device))
+    with all_frozen(device, *judges):
         inversion.to(device)
-        yield
+        try:
+            yield
+        finally:
+            inversion.to(before)
 
 
 def _measure(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import not_among
+from preimage.data.overlap import apart, check_alike
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -45,12 +45,8 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     Raises:
         PreimageError: for sets of different shapes or classes, or too few held-out images.
     """
-    if (train.spec, train.classes) != (heldout.spec, heldout.classes):
-        raise PreimageError(
-            f"expected held-out images {train.spec} of {train.classes} classes, as the training "
-            f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
-        )
-    unseen, seen = not_among(train, heldout), not_among(heldout, train)
+    check_alike(train, heldout)
+    seen, unseen = apart(train, heldout)
     shared = len(heldout) - len(unseen)
     used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
     each = _each_class(used, control, most, seed)

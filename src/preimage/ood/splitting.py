@@ -12,7 +12,7 @@ from preimage.augment import augment
 from preimage.config import TrainConfig
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import not_among
+from preimage.data.overlap import check_alike, not_among
 from preimage.data.portion import HeldOut, hold_out
 from preimage.drawing import to_bytes
 from preimage.errors import PreimageError
@@ -90,11 +90,7 @@ def _held_out(data: ImageSet, valid: int, seed: int) -> HeldOut:
 
 
 def _unseen(data: ImageSet, heldout: ImageSet) -> ImageSet:
-    if (heldout.spec, heldout.classes) != (data.spec, data.classes):
-        raise PreimageError(
-            f"expected held-out images {data.spec} of {data.classes} classes, as the training "
-            f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
-        )
+    check_alike(data, heldout)
     unseen = not_among(data, heldout)
     if len(unseen) < FEWEST:
         raise PreimageError(
