@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from preimage.environment import commit
 from preimage.records import Record, merge_records, read_records
 
+commit()  # noted before anything is measured: the working copy may change underneath
 RESULTS = Path(__file__).parents[1] / "results"
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "gtsrb")
 SETTINGS = ("dataset", "preset", "conditioning", "dropout", "seed")
 FIGURES = (
     *("inversion_accuracy", "evaluator_accuracy", "confidence"),
     *("vendi_pixel", "vendi_pixel_real", "vendi_feature", "vendi_feature_real"),
-    *("precision", "coverage", "student_accuracy", "seconds", "hardware"),
+    *("precision", "coverage", "student_accuracy", "seconds", "hardware", "compute_precision"),
 )
 
 

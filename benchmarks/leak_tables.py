@@ -8,7 +8,7 @@ from typing import Any
 from formats import by_dataset, deviated, markdown, pivot, title_of
 from preimage.records import Record, summarise
 
-_CELL = ("dataset", "arch", "n_train", "classes", "first_scale", "method")
+_CELL = ("dataset", "arch", "n_train", "classes", "first_scale", "steps", "method")
 _FIGURES = (
     *("recovered", "recovered_control", "copied", "copied_control"),
     *("ssim_train", "ssim_control", "p_value", "seconds"),

@@ -50,7 +50,11 @@ def main() -> None:
     parser.add_argument(
         "--alone", action="store_true", help="leave the baselines as they are recorded"
     )
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="also what is recorded; finished runs under --keep are not made again",
+    )
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
     given = parser.parse_args()
 
@@ -101,6 +105,7 @@ def compare(
         "train_seconds": trained["seconds"],
         "rounds": trained["rounds"],
         "garbage": trained["garbage"],
+        "compute_precision": trained["compute_precision"],
     }
     return [{**record, **shared} for record in result["records"]]
 

@@ -37,7 +37,7 @@ from preimage.tensors import unpack
 FILE = RESULTS / "reconstruct.json"
 KEYS = (
     *("dataset", "arch", "n_train", "classes", "first_scale", "seed", "method", "leaky", "trial"),
-    "defence",
+    *("defence", "steps"),
 )
 RUNS = Path("runs/leak")
 ODD = ("--positive", "1", "3", "5", "7", "9")
@@ -86,10 +86,11 @@ DEFENCES: dict[str, tuple[str, ...]] = {
     "DP-SGD": ("--dp-noise", "1.0", "--epochs", "100"),
 }
 """By name, what the training does in addition."""
+_SHARED = ("target_accuracy", "seconds", "hardware", "compute_precision")
 FIELDS = (
     *("recovered", "recovered_control", "copied", "copied_control", "unmixed"),
     *("ssim_train", "ssim_control", "effect", "p_value"),
-    *("verdict", "target_accuracy", "seconds", "hardware"),
+    *("verdict", *_SHARED),
 )
 
 
@@ -109,7 +110,11 @@ def main() -> None:
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--trials", type=int, default=10, help="of calibration, a classifier")
     parser.add_argument("--whole", nargs="+", default=[], choices=DATASETS)
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="also what is recorded; finished runs under runs/leak are not made again",
+    )
     given = parser.parse_args()
     if given.whole:
         of_whole = {"seed": given.seeds, "dataset": given.whole, "arch": given.archs}
@@ -161,7 +166,7 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
         "effect": verdict.effect,
         "p_value": verdict.p_value,
         "verdict": verdict.verdict,
-        **{name: whole[name] for name in ("target_accuracy", "seconds", "hardware")},
+        **{name: whole[name] for name in _SHARED},
     }
     extra = {"leaky": leaky, "trial": trial, "steps": _steps(of["method"]), "images": IMAGES}
     return [{**record, **extra}]

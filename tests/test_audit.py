@@ -23,6 +23,7 @@ from preimage.auditing.parts import Found, Part, parts
 from preimage.cli import main
 from preimage.config import PRESETS
 from preimage.errors import PreimageError
+from preimage.ood import baselines
 from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -316,14 +317,14 @@ def test_a_classifier_of_few_images_is_audited_with_these(capsys, data, without_
 
 
 def test_a_baseline_that_breaks_is_left_out_alone(capsys, data, monkeypatch):
-    real = detection.fit_baseline
+    real = baselines.fit_baseline
 
     def fit(name, fitted):
         if name == "energy":
             raise ZeroDivisionError("by zero")
         return real(name, fitted)
 
-    monkeypatch.setattr(detection, "fit_baseline", fit)
+    monkeypatch.setattr(baselines, "fit_baseline", fit)
     only(monkeypatch, "detection")
     status, record, _ = audit(capsys, "--data", data)
     assert status == 0 and state(record, "detection")["state"] == "done"

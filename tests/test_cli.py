@@ -353,3 +353,46 @@ def test_advice_after_an_interruption_keeps_what_is_done(monkeypatch, capsys, co
     said = " ".join(capsys.readouterr().err.split())
     without = " without --overwrite" if overwrite else ""
     assert f"give the same command again{without} to go on" in said
+
+
+@pytest.mark.parametrize("command", [["compare", "a", "b"], ["ood", "eval", "a"]])
+def test_a_command_without_a_state_does_not_promise_to_go_on(monkeypatch, capsys, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("preimage.auditing.compare.read_audit", interrupted)
+    monkeypatch.setattr("preimage.jobs.ood_eval.ood_eval_job", interrupted)
+    assert main(command) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert "go on" not in said and "give the same command again to do it from the start" in said
+
+
+def test_what_a_users_code_prints_stays_out_of_json(tmp_path, monkeypatch, capsys):
+    (tmp_path / "talking.py").write_text(
+        "import tiny\n\ndef build():\n    print('loading ...')\n    return tiny.build()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = json.loads(
+        call(capsys, *tiny.invert_arguments("run", "--json", model="talking:build"))
+    )
+    assert result["preset"] == "paper"
+
+
+def test_train_converts_images_of_several_sizes(tmp_path, capsys):
+    for split, sizes in (("train", (9, 12, 14, 16)), ("test", (10, 11))):
+        for kind in ("a", "b"):
+            folder = tmp_path / "set" / split / kind
+            folder.mkdir(parents=True)
+            for size in sizes:
+                Image.new("L", (size, size), 30 if kind == "a" else 200).save(
+                    folder / f"{size}.png"
+                )
+    arguments = tiny.train_arguments(tmp_path / "set", "run")
+    assert main(arguments) == 2
+    assert "--image" in capsys.readouterr().err
+    card = json.loads(call(capsys, *arguments, *tiny.IMAGE, "--json"))
+    assert card["image"] == [1, 8, 8] and "--image 1 8 8" in card["command"]
+    assert card["test_accuracy"] is not None
+    hard = tiny.ood_arguments(tmp_path / "set", "hard", *tiny.IMAGE, "--valid", "4")
+    assert main(hard) == 2  # eight images are too few, but they were read
+    assert "images to hold out" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import warnings
@@ -18,6 +19,8 @@ import torch
 from PIL import Image
 
 from preimage.data import KNOWN, ImageSet, load
+from preimage.data.local import image_files
+from preimage.data.order import in_order
 from preimage.errors import PreimageError
 from preimage.types import ImageSpec
 
@@ -369,3 +372,93 @@ def test_real_gtsrb() -> None:
     test = load("gtsrb")
     assert test.images.shape == (3000, 3, 32, 32)
     assert test.classes == 43 and test.labels.unique().numel() == 43
+
+
+# Classes, splits and shapes --------------------------------------------------------------------
+
+
+def named(names: list[str]) -> ImageSet:
+    labels = torch.arange(2 * len(names)) % len(names)
+    images = labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    return ImageSet("animals", "test", images, labels, tuple(names))
+
+
+def test_classes_of_the_same_names_are_matched_by_name() -> None:
+    found = named(["bird", "Cat", "dog!"])
+    with pytest.warns(UserWarning, match="another order than the classifier's .*matched by name"):
+        matched = in_order(found, ("cat", "dog", "bird"), "the classifier")
+    assert matched.class_names == ("cat", "dog", "bird")
+    for label, before in zip(matched.labels.tolist(), found.labels.tolist(), strict=True):
+        assert matched.class_names[label][:3] == found.class_names[before][:3].lower()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("bird", "cat", "dog"), ("0", "1", "2"), ("bird", "kitten", "hound"), ("bird", "cat")],
+)
+def test_classes_that_do_not_contradict_are_left_as_they_are(names: tuple[str, ...]) -> None:
+    found = named(["bird", "cat", "dog"])
+    assert in_order(found, names, "the classifier") is found
+
+
+def test_classes_that_contradict_are_refused() -> None:
+    with pytest.raises(PreimageError, match="'dog' as class 0 instead of 2"):
+        in_order(named(["dog", "fox", "wolf"]), ("cat", "bird", "dog"), "the classifier")
+
+
+def test_validation_stands_for_a_test_split_that_is_not_there(tmp_path: Path) -> None:
+    for split, kind in itertools.product(("train", "val"), "ab"):
+        write_images(tmp_path / split / kind, numbered(3 if split == "val" else 5))
+    with pytest.warns(UserWarning, match="no test split, so its val split stands for it"):
+        assert len(load(str(tmp_path), "test")) == 6
+    with pytest.raises(PreimageError, match="no split 'extra'"):
+        load(str(tmp_path), "extra")
+
+
+def test_the_stored_shape_is_told_where_all_images_have_it(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", numbered(3))
+    wanted = ImageSpec(1, 12, 12)
+    for _ in range(2):  # from the folder, and from the cache
+        found = load(str(tmp_path), spec=wanted, labelled=False)
+        assert (found.spec, found.stored) == (wanted, ImageSpec(1, 8, 8))
+    write_images(tmp_path / "b", numbered(2, channels=3))
+    assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 8, 8)
+    write_images(tmp_path / "c", numbered(2, side=9))
+    assert load(str(tmp_path), spec=wanted).stored is None
+
+
+def test_a_folder_named_as_a_known_set_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"image": [png(p) for p in numbered(4)], "label": [0, 1, 0, 1]}
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "data" / "mnist" / f"{split}-00000-of-00001.parquet", row)
+    monkeypatch.setenv("PREIMAGE_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "MNIST" / "a", numbered(3))
+    with pytest.warns(UserWarning, match=r"not the folder; write \./MNIST"):
+        assert len(load("MNIST")) == 4
+    assert len(load("./MNIST", labelled=False)) == 3
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", numbered(3))
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "here").symlink_to(".")
+    assert len(image_files(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("damage", ["one array", "middle"])
+def test_an_npz_that_is_none_or_damaged_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "set.npz"
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
+    if damage == "one array":
+        with path.open("wb") as file:
+            np.save(file, images)
+    else:
+        np.savez_compressed(path, images=images, labels=np.arange(50) % 2)
+        content = bytearray(path.read_bytes())
+        content[200:1200] = bytes(1000)
+        path.write_bytes(content)
+    with pytest.raises(PreimageError, match=r"set\.npz cannot be read as plain arrays"):
+        load(str(path))

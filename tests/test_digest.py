@@ -125,3 +125,38 @@ def test_audit_of_a_network_with_another_normalisation_is_another_audit():
     preimage.audit(network, mean=(0.0,), std=(1.0,), **options)
     with pytest.raises(preimage.PreimageError, match="other weights, normalisation"):
         preimage.audit(network, mean=(0.5,), std=(0.25,), **options)
+
+
+def test_data_that_changed_since_are_not_answered_for(tmp_path, capsys):
+    data = tiny.write_npz(tmp_path / "set.npz")
+    assert main(tiny.train_arguments(data, "run")) == 0
+    assert main(tiny.train_arguments(data, "run")) == 0
+    tiny.write_npz(data, train=90)
+    assert "found one with other training images under the name" in refused(
+        capsys, tiny.train_arguments(data, "run")
+    )
+
+
+def test_a_finished_run_can_be_read_where_the_data_are_gone(tmp_path):
+    data = tiny.write_npz(tmp_path / "set.npz")
+    arguments = tiny.invert_arguments("run", "--data", str(data), "--no-student")
+    assert main(arguments) == 0
+    settings = json.loads(Path("run/config.json").read_text())
+    settings["config"]["images"] = {"test": None}
+    Path("run/config.json").write_text(json.dumps(settings))
+    assert main(arguments) == 0
+
+
+def test_a_run_in_other_numbers_is_another(capsys):
+    assert main(tiny.invert_arguments("run", "--precision", "32-true")) == 0
+    assert "precision" in refused(capsys, tiny.invert_arguments("run", "--precision", "bf16-mixed"))
+
+
+def test_an_evaluation_is_of_the_detector_as_it_is_now(tmp_path, capsys):
+    data = str(tiny.write_npz(tmp_path / "set.npz", train=240, test=90))
+    evaluate = ["ood", "eval", "hard", "--id", data, "--most", "30", "--out", "eval"]
+    assert main(tiny.ood_arguments(data, "hard")) == 0
+    assert main(evaluate) == 0
+    assert main(evaluate) == 0
+    assert main(tiny.ood_arguments(data, "hard", "--tpr", "0.5", "--overwrite")) == 0
+    assert "found one with other weights" in refused(capsys, evaluate)

@@ -206,3 +206,15 @@ def test_compare_command(tmp_path, capsys):
     assert "ood.auroc" in (tmp_path / "d.md").read_text()
     assert main(["compare", *paths]) == 0
     assert "0.9 -> 0.95, better" in capsys.readouterr().out
+
+
+def test_what_makes_figures_differ_is_told():
+    other = record(evaluator="judge", data_split="all")
+    other["ood"] = {**other["ood"], "sets": ["svhn", "noise"]}
+    mine = record(evaluator=None, data_split="test")
+    mine["ood"] = {**mine["ood"], "sets": ["noise"]}
+    assert compare(mine, other).warnings == (
+        "the two audits differ in data split: test and all",
+        "the two audits differ in evaluator: None and judge",
+        "the two audits differ in unknown images: only one of them has svhn",
+    )

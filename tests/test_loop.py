@@ -15,7 +15,7 @@ from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.loop import invert, member_starts
 from preimage.losses import Objective, WeightedTerm
-from preimage.runtime import stream
+from preimage.runtime import is_follower, stream
 from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
 from tiny import Memory, ScaledFabrics, fit, killer
@@ -155,6 +155,22 @@ def test_it_stops_early_once_the_held_out_check_is_good_enough(classifier):
     inversion = invert(classifier, settings(steps=400, stop_at=0.5, patience=2), runtime=CPU)
     assert len(inversion.checks) < 40
     assert all(check.accuracy >= 0.5 for check in inversion.checks[-2:])
+
+
+def test_it_does_not_stop_before_the_last_member_is_good(classifier):
+    config = settings(steps=40, members=3, check_every=5, stop_at=0.0, patience=2)
+    inversion = invert(classifier, config, runtime=CPU)
+    last = member_starts(40, 3)[-1]
+    assert len(inversion.bank) == 2
+    assert sum(check.step > last for check in inversion.checks) == 2
+
+
+def test_a_scheduler_that_numbers_processes_makes_no_helper_of_this_one(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert not is_follower(Runtime())
+    assert is_follower(Runtime(devices=2))
+    monkeypatch.setenv("RANK", "one")
+    assert not is_follower(Runtime(devices=2))
 
 
 def test_a_nan_half_way_leaves_the_last_good_state(classifier):

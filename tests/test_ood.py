@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -22,7 +23,7 @@ from preimage.config import Augmentation, HardenConfig, TrainConfig
 from preimage.data import load
 from preimage.errors import PreimageError
 from preimage.inversion import predict
-from preimage.ood import Detector, harden
+from preimage.ood import Detector, baselines, harden
 from preimage.ood.baselines import Fitted, baseline_names, fit_baseline
 from preimage.ood.figures import separation
 from preimage.ood.rounds import Candidates, Rounds
@@ -631,3 +632,84 @@ def test_train_from_a_named_classifier_makes_a_detector_that_loads(capsys, share
     alone = json.loads(out)
     assert {record["method"] for record in alone["records"]} == {"preimage"}
     assert alone["id_accuracy_plain"] == beside["id_accuracy_plain"] is not None
+
+
+def test_baselines_are_not_fitted_to_the_images_that_they_are_measured_on(capsys, shared):
+    images, labels = tiny.bands(90)
+    np.savez("whole.npz", images=images, labels=labels)
+    status, out, err = run(
+        capsys,
+        *("ood", "eval", shared / "plain", "--id", "whole.npz", "--ood", shared / "other"),
+        *("--most", "30", "--json", "--no-synthetic", "--out", "eval"),
+    )
+    result = json.loads(out)
+    assert status == 0
+    assert {r["method"] for r in result["records"]} == {"msp", "maxlogit", "energy", "odin"}
+    assert "fitted to training images" in result["left_out"]["knn"] and "knn is left out" in err
+
+
+def test_one_broken_baseline_costs_no_other(shared, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setitem(baselines._BASELINES, "knn", broken)
+    data = load(str(shared / "bands.npz"), "train")
+    fitted = Fitted(load_classifier(str(shared / "plain")), data)
+    scorers, left_out = baselines.fit_baselines(["knn", "energy"], fitted)
+    assert list(scorers) == ["energy"] and left_out == {"knn": "ZeroDivisionError: no"}
+
+
+def test_score_takes_names_that_are_no_text(capsys, shared):
+    folder = Path("names")
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(shared / "other" / "00.png", folder / name)
+    (folder / "notes.txt").write_text("no image")
+    for out in ("scores.csv", "scores.json"):
+        status, _, err = run(capsys, "ood", "score", shared / "hard", folder, "--out", out)
+        assert status == 0 and "1 files in 'names' are not named as images" in err
+    assert b"caf\xe9.png" in Path("scores.csv").read_bytes()
+    (row,) = json.loads(Path("scores.json").read_bytes())
+    assert os.fsencode(row["file"]).endswith(b"caf\xe9.png")
+    status, out, _ = run(capsys, "ood", "score", shared / "hard", folder, "--json")
+    assert status == 0 and json.loads(out)["scores"][0]["file"].endswith(name)
+    assert run(capsys, "ood", "score", shared / "hard", folder)[0] == 0
+
+
+def test_score_tells_first_that_it_cannot_write(capsys, shared, monkeypatch):
+    monkeypatch.setattr(Detector, "load", None)  # would fail, if it were reached
+    Path("scores.csv").mkdir()
+    status, _, err = run(
+        capsys, "ood", "score", shared / "hard", shared / "other", "--out", "scores.csv"
+    )
+    assert status == 2 and "found the folder 'scores.csv'" in err
+
+
+def test_a_detector_of_a_network_that_changed_since_is_one_sentence(shared, tmp_path):
+    detector = Detector.load(shared / "hard")
+    detector.recipe = replace(detector.recipe, width=8)
+    other = Detector.load(shared / "hard")
+    other.recipe = detector.recipe
+    other.save(tmp_path / "detector.safetensors")
+    before = torch.random.get_rng_state()
+    with pytest.raises(PreimageError, match="has other layers by now"):
+        Detector.load(tmp_path / "detector.safetensors")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_fall_in_the_first_epoch_counts_with_images_it_has_not_seen(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    heldout = load(str(shared / "bands.npz"), "test")
+    start = load_classifier(str(shared / "plain"))
+    wild = replace(TRAINING, lr=3.0, epochs=3)
+    with pytest.raises(PreimageError, match=r"classifier's own .* found none in 2"):
+        harden(data, replace(SMALL, margin=0.01, patience=1), wild, start=start, heldout=heldout)
+
+
+def test_a_trained_classifier_gets_few_rounds_with_either_head(shared):
+    data = load(str(shared / "bands.npz"), "train")
+    start = load_classifier(str(shared / "plain"))
+    many = replace(TRAINING, epochs=5)
+    for head in ("extend", "beside"):
+        hardened = harden(data, replace(SMALL, head=head), many, start=start)
+        assert hardened.pool.last_round == 2

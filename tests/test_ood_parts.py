@@ -15,7 +15,7 @@ from preimage.classifier import Classifier
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.ood.baselines import fit_baseline
-from preimage.ood.distances import ClassDistance
+from preimage.ood.distances import WIDEST, ClassDistance, sketch
 from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
 from preimage.ood.gauge import Gauge, measures
@@ -454,3 +454,21 @@ def test_softened_images_lose_detail_and_nothing_else():
     assert torch.equal(softened(known, stream("softened")).images, soft.images)
     tiny_ones = image_set(images[:, :, :8, :8])  # nothing smaller is an image
     assert torch.equal(softened(tiny_ones, stream("softened")).images, tiny_ones.images)
+
+
+def test_a_sketch_of_many_features_keeps_distances():
+    values = normal(20, 3 * WIDEST, key="many")
+    small = sketch(values)
+    assert small.shape == (20, WIDEST) and torch.equal(
+        sketch(values[:, :WIDEST]), values[:, :WIDEST]
+    )
+    ratio = torch.pdist(small) / torch.pdist(values)
+    assert float(ratio.min()) > 0.95 and float(ratio.max()) < 1.05
+    assert torch.equal(small[3:5], sketch(values[3:5]))
+
+
+def test_the_guard_goes_back_to_where_it_began():
+    guard = AccuracyGuard(margin=0.01, patience=1)
+    guard.expect(0.99, {"weights": "first"})
+    assert guard.judge(0.7, {"weights": "spoiled"}) == "back"
+    assert guard.good == {"weights": "first"}

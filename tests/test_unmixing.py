@@ -14,7 +14,7 @@ import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
 from preimage.leak.first_layer import FirstLayer, first_layer
-from preimage.leak.reconstruction import reconstruct
+from preimage.leak.reconstruction import _spread, reconstruct
 from preimage.leak.unmixing import Unmixed, differences, directions, unmix
 from preimage.runtime import stream
 from preimage.types import ImageSpec
@@ -209,3 +209,17 @@ def test_a_search_goes_on_with_the_images_that_came_from_the_weights():
     again = reconstruct(target, config, checkpoint=memory, on_step=lambda p: seen.append(p.what))
     assert set(seen) == {"steps"} and again.unmixed == whole.unmixed
     assert torch.equal(whole.images, again.images)
+
+
+def test_a_bias_that_learnt_nothing_tells_no_scale():
+    weights = mixture(pictures())
+    weights[:, -1] = 0
+    assert len(unmix(layer(weights), SPEC, steps=3).images) == 0
+
+
+@pytest.mark.parametrize(("count", "classes"), [(7, 3), (5, 5), (5, 43), (200, 1000)])
+def test_classes_to_look_for_are_spread_over_all(count, classes):
+    wanted = _spread(count, classes)
+    assert len(wanted) == count and wanted[0] == 0 and wanted[-1] == classes - 1
+    assert torch.equal(wanted, wanted.sort().values)
+    assert int(wanted.bincount().max()) == -(-count // classes)

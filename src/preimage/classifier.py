@@ -77,6 +77,7 @@ class Classifier(nn.Module):
                 f"expected a std above 0 for every channel, found {std}; check --std"
             )
         self._feature_layer = feature_layer
+        self._number = _number(network)
         # before freezing, which compares every buffer with its copy: both must be on one device
         self.to(_device(network))
         with frozen(self), torch.no_grad():
@@ -88,7 +89,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """Classify images (B, C, H, W) in [0, 1]; logits and features come in float32."""
-        inputs = (images - self.mean) / self.std
+        inputs = ((images - self.mean) / self.std).to(self._number)
         if isinstance(self.network, GivesFeatures):
             logits, features = self.network.logits_and_features(inputs)
         else:
@@ -161,7 +162,8 @@ class Classifier(nn.Module):
         images = images.to(_device(self.network))
         try:
             if self._feature_layer is None and not isinstance(self.network, GivesFeatures):
-                self._feature_layer = _last_linear(self.network, (images - self.mean) / self.std)
+                inputs = ((images - self.mean) / self.std).to(self._number)
+                self._feature_layer = _last_linear(self.network, inputs)
             elif self._feature_layer is not None:
                 self.network.get_submodule(self._feature_layer)
             answer = self(images)
@@ -200,13 +202,24 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
     finally:
         if device is not None:
             classifier.to(before)
-        for name, buffer in classifier.named_buffers():
-            if not torch.equal(buffer.nan_to_num(), buffers[name].nan_to_num()):
-                buffer.copy_(buffers[name])
         for module, training in modes.items():
             module.training = training
         for parameter, requires in wanted.items():
             parameter.requires_grad_(requires)
+        _put_back(classifier, buffers)
+
+
+def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Give buffers that the network changed their former values; caches that it made stay."""
+    for name, buffer in module.named_buffers():
+        before = buffers.get(name)
+        if before is None:
+            continue
+        if buffer.shape != before.shape:
+            owner, _, own = name.rpartition(".")
+            setattr(module.get_submodule(owner), own, before)
+        elif not torch.equal(buffer.nan_to_num(), before.nan_to_num()):
+            buffer.copy_(before)
 
 
 @contextmanager
@@ -227,6 +240,12 @@ def _layer(norm: _BatchNorm, values: Tensor) -> Layer:
 def _device(module: nn.Module) -> torch.device:
     tensors = [*module.parameters(), *module.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _number(network: nn.Module) -> torch.dtype:
+    """What the network's weights are, which its inputs must be too; float32 where it has none."""
+    floating = (p.dtype for p in network.parameters() if p.dtype.is_floating_point)
+    return next(floating, torch.float32)
 
 
 def _check_weights(network: nn.Module) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import tyro
 from preimage import commands
 from preimage.config import ModelConfig
 from preimage.errors import PreimageError
+from preimage.files import check_writable, json_text, text_bytes, write_atomic
 from preimage.memory import keep_freed_memory
 from preimage.terminal import Terminal
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = getattr(command, "action", command)
     terminal = Terminal(quiet=_wants_json(command))
     try:
-        with terminal, _warnings_as_notes(terminal):
+        with terminal, _warnings_as_notes(terminal), _result_alone(command):
             result, title = _HANDLERS[type(command)](command, terminal)
     except PreimageError as error:
         terminal.error(str(error))
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.error(f"interrupted; {_how_to_go_on(command)}")
         return 130
     if _wants_json(command):
-        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(result) + "\n")
     else:
         settings = isinstance(command, commands.Show)
         terminal.table(title, result, missing="not set" if settings else "not measured")
@@ -100,6 +100,11 @@ def _warnings_as_notes(terminal: Terminal) -> Iterator[None]:
         yield
 
 
+def _result_alone(command: Any) -> AbstractContextManager[Any]:
+    """Send what a user's own code prints elsewhere, where the result goes to a machine."""
+    return redirect_stdout(sys.stderr) if _wants_json(command) else nullcontext()
+
+
 def _unreadable(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
     name = str(error.filename or "a file")
@@ -117,13 +122,15 @@ def _no_room(error: Exception) -> str:
     size = wanted[1] if wanted else "as much as was asked for"
     return (
         f"expected enough memory, found no room for {size}; choose smaller images, a smaller "
-        "--width or --batch, or close other programs"
+        "--width, --batch or --images, or close other programs"
     )
 
 
 def _how_to_go_on(command: Any) -> str:
     """What to do after a break; --overwrite would throw away what is done."""
     again = "give the same command again"
+    if not isinstance(command, _RESUMED):
+        return f"nothing was lost; {again} to do it from the start"
     overwrites = getattr(getattr(command, "output", command), "overwrite", False)
     return f"{again}{' without --overwrite' if overwrites else ''} to go on where it was"
 
@@ -206,6 +213,9 @@ def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any],
     from preimage.auditing import gate
 
     conditions = gate.parse(command.fail_on)
+    for name in (command.junit, command.markdown):
+        if name is not None:
+            check_writable(Path(name))
     from preimage.auditing.job import PAGE_FILE, audit_job
 
     result, folder = audit_job(command, terminal)
@@ -220,9 +230,7 @@ def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any],
 
 def _write(name: str | None, text: str) -> None:
     if name is not None:
-        from preimage.files import write_atomic
-
-        write_atomic(Path(name), text.encode())
+        write_atomic(Path(name), text_bytes(text))
 
 
 def _compare(command: commands.Compare, terminal: Terminal) -> tuple[dict[str, Any], str]:
@@ -260,6 +268,12 @@ def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], s
         terminal,
     )
 
+
+_RESUMED = (
+    *(commands.Train, commands.Invert, commands.OodTrain, commands.Reconstruct),
+    *(commands.Audit, commands.Demo),
+)
+"""Commands whose run folders keep what is done of them."""
 
 _HANDLERS: dict[type, Callable[[Any, Terminal], tuple[dict[str, Any], str]]] = {
     commands.Train: _train,

@@ -88,6 +88,9 @@ class Train(Fit):
     A killed training goes on where it was when the same command is given again.
     """
 
+    image: tuple[int, int, int] | None = None
+    """Channels, height and width to convert all images to; None takes them as they are, if all are
+    of one size."""
     portion: Flat[Portion] = field(default_factory=Portion)
     fitting: Flat[Fitting] = field(default_factory=Fitting)
 

@@ -16,7 +16,7 @@ BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how the work runs. No setting here changes what is being computed."""
+    """Where and how the work runs. Of these only the precision changes figures, and little."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU when there is one."""

@@ -83,6 +83,8 @@ def gradient_shares(
 
 
 def _gradient(value: Tensor, images: Tensor) -> Tensor:
+    if not value.requires_grad:  # a term that has nothing to say of this batch
+        return torch.zeros_like(images)
     (gradient,) = torch.autograd.grad(value, images, retain_graph=True, allow_unused=True)
     return torch.zeros_like(images) if gradient is None else gradient.float()
 
@@ -95,8 +97,8 @@ def class_diversity(images: Tensor, labels: Tensor, limit: int = 32) -> tuple[fl
         labels: (N,).
         limit: images a class at most, to keep a check quick.
     """
-    groups = [images[labels == k][:limit].flatten(1) for k in labels.unique()[:64]]
-    groups = [group for group in groups if len(group) > 1]
+    several = [k for k, count in zip(*labels.unique(return_counts=True), strict=True) if count > 1]
+    groups = [images[labels == k][:limit].flatten(1) for k in several[:64]]
     if not groups:
         return float("nan"), float("nan")
     scores = [vendi(group) for group in groups]

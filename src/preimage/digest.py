@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from preimage.classifier import Classifier
+from preimage.data.imageset import ImageSet
 
 _LENGTH = 16
 
@@ -32,6 +33,11 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:_LENGTH]
 
 
+def bytes_digest(data: bytes) -> str:
+    """Of a file's content: 16 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:_LENGTH]
+
+
 def classifier_digest(classifier: Classifier) -> str:
     """The same for classifiers of equal weights, buffers, normalisation, shape and class names.
 
@@ -44,3 +50,13 @@ def classifier_digest(classifier: Classifier) -> str:
     held = tensors_digest([*classifier.named_parameters(), *classifier.named_buffers()])
     about = [held, classifier.spec.shape, classifier.class_names, classifier.feature_layer]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:_LENGTH]
+
+
+def images_digests(**sets: ImageSet | None) -> dict[str, str | None]:
+    """Of the images and labels of each set, under its name; None for one that is not there."""
+    return {
+        name: None
+        if images is None
+        else tensors_digest([("images", images.images), ("labels", images.labels)])
+        for name, images in sets.items()
+    }

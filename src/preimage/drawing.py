@@ -21,6 +21,8 @@ CHUNK = 200
 MOST_BYTES = 2**30
 """Memory that the images kept at one time may take."""
 
+_SMALL_PIXELS = 64 * 64
+
 Ask = Callable[[Tensor], Prediction]
 """A classifier: images (B, C, H, W) in [0, 1] to its logits and features."""
 
@@ -44,6 +46,14 @@ def chunks(count: int) -> Iterator[slice]:
     """Cut `count` rows into slices of at most :data:`CHUNK`."""
     for start in range(0, count, CHUNK):
         yield slice(start, min(start + CHUNK, count))
+
+
+def at_once(spec: ImageSpec, most: int) -> int:
+    """How many images to work on at one time: `most` of up to 64 x 64 pixels, fewer of larger ones.
+
+    At least 1; memory is then bounded by what `most` small images take.
+    """
+    return max(1, min(most, most * _SMALL_PIXELS // (spec.height * spec.width)))
 
 
 def draw_chunks(

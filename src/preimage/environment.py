@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str | None:
     """Commit of the working copy that the package runs from, with -dirty where its code differs.
 
-    None for an installed package without a working copy.
+    As it was when this was first asked: a process goes on with the code that it began with. None
+    for an installed package without a working copy.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -54,7 +57,7 @@ def commit() -> str | None:
     head = _git(root, "rev-parse", "--short=12", "HEAD")
     if head is None:
         return None
-    changed = _git(root, "status", "--porcelain", "--", "src")
+    changed = _git(root, "status", "--porcelain", "--", "src", "benchmarks")
     return f"{head}-dirty" if changed else head
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def load_exported(
     """
     _check_archive(path)
     try:
-        with _weights_only():
+        with _weights_only(), _unheard():
             program: Any = torch.export.load(path)
     except Exception as error:
         raise PreimageError(
@@ -104,6 +105,18 @@ def _weights_only() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Without the traceback that torch.export logs of an archive that it cannot read."""
+    logger = logging.getLogger("torch.export")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _input_shape(program: Any, path: Path) -> tuple[int, int, int]:

@@ -82,6 +82,19 @@ def write_atomic(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """See that a file can be written at `path`, before the work that it is to hold.
+
+    Raises:
+        DiskError: when it cannot.
+    """
+    if path.is_dir():
+        raise DiskError(f"expected a file to write, found the folder '{path}'; give a file's name")
+    make_folder(path.parent)
+    with writing(path), tempfile.NamedTemporaryFile(dir=path.parent, suffix=_TEMPORARY):
+        pass
+
+
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove what killed writes of these files left; nothing may be writing them meanwhile."""
     for name in names:
@@ -141,6 +154,26 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     # a path in a setting may hold bytes that are no text: JSON gives them back as they were
     write_atomic(path, (text + "\n").encode(errors="surrogatepass"))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that can be written anywhere; NaN and infinity become null.
+
+    Text stays readable, except where a file's name holds bytes that are no text.
+    """
+    content = plain(value)
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text if shown(text) == text else json.dumps(content, indent=indent, allow_nan=False)
+
+
+def text_bytes(text: str) -> bytes:
+    """UTF-8, with an escape for each byte of a file's name that is no text."""
+    return text.encode(errors="backslashreplace")
+
+
+def shown(text: str) -> str:
+    """`text` as :func:`text_bytes` has it."""
+    return text_bytes(text).decode()
 
 
 def read_json(path: Path) -> Any:

@@ -17,6 +17,7 @@ from preimage.classifier import Classifier, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import Augmentation, GeneratorConfig, InvertConfig
 from preimage.diagnostics import Check
+from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.generator import Generator, Noise, plane_size
@@ -129,7 +130,7 @@ class Inversion:
         turn = (noise.member * len(members)).long().clamp_max(len(members) - 1)
         images = torch.empty(len(turn), *self.spec.shape)
         for i, member in enumerate(members):
-            for rows in (turn == i).nonzero().flatten().split(_CHUNK):
+            for rows in (turn == i).nonzero().flatten().split(at_once(self.spec, _CHUNK)):
                 images[rows] = drawn_by(member, noise.rows(rows), condition.rows(rows)).cpu()
         return images
 
@@ -201,8 +202,9 @@ class Inversion:
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, images: Tensor, batch: int = _CHUNK) -> Prediction:
+def predict(classifier: Classifier, images: Tensor) -> Prediction:
     """The classifier's float32 answer on images (N, C, H, W), in evaluation mode, on the CPU."""
+    batch = at_once(classifier.spec, _CHUNK)
     with frozen(classifier):
         device = classifier.mean.device
         parts = [classifier(channels_last(part.to(device))) for part in images.split(batch)]

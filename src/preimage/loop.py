@@ -25,7 +25,7 @@ from preimage.losses import Objective, paper_terms, parse_term
 from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.types import ImageSpec, Layer, Prediction, Sample
 
-_CHECK_IMAGES = 500
+_CHECK_IMAGES, _SAME = 500, 8
 _WARM_UP = 50
 _NO_PRIOR = (
     "the classifier shows no batch norm, so nothing ties the inversions to its training data: the "
@@ -98,6 +98,7 @@ def invert(
         warnings.warn(_NO_PRIOR, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
+        _check_gradient(classifier)
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
     share_batch_norm(inversion.generator, 1)
     inversion.to(torch.device("cpu"))
@@ -219,19 +220,12 @@ class Trainer:
 
     def _check(self, step: int, loss: float, training: Sample) -> Check:
         """Judge fresh samples, drawn from numbers that no training step uses."""
-        generator, classes = self.inversion.generator, self.inversion.classes
-        labels = torch.arange(max(_CHECK_IMAGES, 2 * min(classes, 64))) % classes
-        inputs = self.inversion.draw(labels, stream(self.config.seed, "check"))
-        noise, condition = self.fabric.to_device(inputs)
-        generator.eval()
-        with torch.no_grad(), self.fabric.autocast():
-            images = generator(noise, condition)
-            probability = self.classifier(images).logits.softmax(1)
-        generator.train()
+        labels = check_labels(self.inversion.classes)
+        images, probability = self._judged(labels)
         with self.fabric.autocast():
             gradient, shares = gradient_shares(self.objective, self._see, training)
         wanted = labels.to(probability.device)
-        diversity, limit = class_diversity(images.cpu(), labels)
+        diversity, limit = class_diversity(images, labels)
         check = Check(
             step=step,
             accuracy=float((probability.argmax(1) == wanted).float().mean()),
@@ -245,17 +239,36 @@ class Trainer:
         self.inversion.checks = (*self.inversion.checks, check)
         return check
 
+    @torch.no_grad()
+    def _judged(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Fresh images (N, C, H, W) on the CPU, and the classifier's probabilities (N, K)."""
+        generator = self.inversion.generator
+        noise, condition = self.inversion.draw(labels, stream(self.config.seed, "check"))
+        images, probability = [], []
+        generator.eval()
+        # no more at once than a training step has, so that what fits there fits here
+        for rows in torch.arange(len(labels)).split(self.config.batch):
+            part = self.fabric.to_device((noise.rows(rows), condition.rows(rows)))
+            with self.fabric.autocast():
+                drawn = generator(*part)
+                probability.append(self.classifier(drawn).logits.softmax(1))
+            images.append(drawn.cpu())
+        generator.train()
+        return torch.cat(images), torch.cat(probability)
+
     def _finite(self) -> bool:
         """Whether the generator is sound: a gradient may be NaN where the loss is not."""
         state = self.inversion.generator.state_dict().values()
         return all(bool(torch.isfinite(tensor).all()) for tensor in state)
 
     def _enough(self) -> bool:
-        wanted = self.config.stop_at
+        """Whether the last member has been good enough for as many checks as are asked for."""
+        wanted, begin = self.config.stop_at, self.starts[-1]
         if wanted is None:
             return False
         last = self.inversion.checks[-self.config.patience :]
-        return len(last) == self.config.patience and all(check.accuracy >= wanted for check in last)
+        good = (check.accuracy >= wanted and check.step > begin for check in last)
+        return len(last) == self.config.patience and all(good)
 
     def _save(self, step: int) -> None:
         if self.checkpoint is None or not self.fabric.is_global_zero:
@@ -290,9 +303,32 @@ class Trainer:
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
 
 
+def check_labels(classes: int) -> Tensor:
+    """The classes to check, (N,): several images of some, and of as many as there is room for one.
+
+    A check must see whether the images of a class are alike, also where there are more classes
+    than images to check.
+    """
+    if _SAME * classes <= _CHECK_IMAGES:
+        return torch.arange(_CHECK_IMAGES) % classes
+    several = torch.linspace(0, classes - 1, _CHECK_IMAGES // (2 * _SAME)).long()
+    single = torch.linspace(0, classes - 1, min(classes, _CHECK_IMAGES)).long()
+    return torch.cat([several.repeat_interleave(_SAME), single])
+
+
 def member_starts(steps: int, members: int) -> list[int]:
     """The step at which each member begins: the first has twice the time of the others."""
     return [0, *(round(steps * (i + 1) / (members + 1)) for i in range(1, members))]
+
+
+def _check_gradient(classifier: Classifier) -> None:
+    """Refuse a classifier that has no gradient at its input, before any step."""
+    images = torch.full((2, *classifier.spec.shape), 0.5, device=classifier.mean.device)
+    if not classifier(images.requires_grad_()).logits.requires_grad:
+        raise PreimageError(
+            f"expected a classifier with a gradient at its input, found none in "
+            f"'{classifier.name}'; take torch.no_grad, detach and the like out of its forward"
+        )
 
 
 def _diverged(what: str, step: int) -> DivergedError:
@@ -310,6 +346,13 @@ def _as_classifier(
     feature_layer: str | None,
 ) -> Classifier:
     if isinstance(model, Classifier):
+        settings = {"image": image, "mean": mean, "std": std, "feature_layer": feature_layer}
+        given = [name for name, value in settings.items() if value is not None]
+        if given:
+            raise PreimageError(
+                f"expected no {given[0]} beside a Classifier, which has its own, found one; wrap "
+                "the network anew with it, or leave it out"
+            )
         return model
     if image is None:
         raise PreimageError(

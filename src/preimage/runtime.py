@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from preimage.config import Runtime
@@ -34,9 +35,9 @@ def make_fabric(runtime: Runtime) -> Fabric:
             accelerator=runtime.accelerator,
             devices=runtime.devices,
             strategy="ddp" if runtime.devices > 1 else "auto",
-            precision=_precision(runtime),
+            precision=cast(Any, precision_name(runtime)),
         )
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
         raise PreimageError(
             f"expected {runtime.devices} device(s) of the accelerator '{runtime.accelerator}', "
             f"found that it cannot be used ({error}); use --accelerator auto or cpu"
@@ -58,16 +59,25 @@ def load_scaler(fabric: Fabric, state: dict[str, Any]) -> None:
         fabric.strategy.precision.load_state_dict(state)
 
 
-def is_follower() -> bool:
-    """Whether this process was started to help a first one, which does the telling and writing."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+def is_follower(runtime: Runtime) -> bool:
+    """Whether this process was started to help a first one, which does the telling and writing.
+
+    A job scheduler numbers processes that have nothing to do with each other too, so the numbers
+    tell nothing of a run on one device.
+    """
+    ranks = (os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return runtime.devices > 1 and any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
 
 
-def _precision(runtime: Runtime) -> Any:
+def precision_name(runtime: Runtime) -> str:
+    """What the precision "auto" comes to on this machine, or the one that was asked for."""
     if runtime.precision != "auto":
         return runtime.precision
     on_gpu = runtime.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    supported = torch.cuda.is_bf16_supported() if on_gpu else _cpu_has_bf16()
+    # emulated bf16, which is slow, counts as supported for PyTorch
+    supported = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
+    )
     return "bf16-mixed" if supported else "32-true"
 
 
@@ -87,7 +97,7 @@ def stream(*key: int | str) -> torch.Generator:
     a resumed run and a run on several processes see the very numbers of an unbroken one.
     """
     text = "/".join(str(part) for part in key)
-    digest = hashlib.sha256(text.encode()).digest()
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 

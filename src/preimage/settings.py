@@ -16,6 +16,14 @@ FORMAT = 1
 WEIGHTS = "weights"
 """Among the settings: what tells a classifier from others of its name; see `classifier_digest`."""
 
+IMAGES = "images"
+"""Among the settings: what tells the data's content from others of its name, by the set's role; see
+`images_digests`. A set that is not at hand is not compared, so that what came of a finished run can
+be read where the data are not."""
+
+PRECISION = "compute_precision"
+"""Among the settings: in what numbers is computed. Runs of before have no note of it."""
+
 Settings = dict[str, Any]
 
 
@@ -78,12 +86,16 @@ def check_equal(there: Settings, here: Settings, folder: Path) -> None:
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """What differs, such as "seed 0 instead of 1"; nested settings by their dotted names."""
+    if name.split(".")[0] in (IMAGES, PRECISION) and (there is None or here is None):
+        return
     if isinstance(there, dict) and isinstance(here, dict):
         for key in there.keys() | here.keys():
             dotted = f"{name}.{key}".strip(".")
             yield from _differences(there.get(key), here.get(key), dotted)
     elif there != here and name == WEIGHTS:
         yield _other_classifier(there)
+    elif there != here and name.startswith(f"{IMAGES}."):
+        yield f"other {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
     elif there != here:
         yield f"{name.removeprefix('config.')} {_brief(there)} instead of {_brief(here)}"
 

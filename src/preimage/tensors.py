@@ -19,13 +19,23 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     safetensors itself shuffles the header's texts anew in every process, so that the files of two
     equal runs would differ.
     """
-    data = save(dict(tensors), dict(header))
+    data = save(_apart(tensors), dict(header))
     end = 8 + int.from_bytes(data[:8], "little")
     fields = json.loads(data[8:end])
     fields["__metadata__"] = dict(sorted(fields["__metadata__"].items()))
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight
     return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each with memory of its own: safetensors refuses one tensor under two names."""
+    apart, seen = {}, set[int]()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
 
 
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

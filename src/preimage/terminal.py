@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from preimage.files import shown
+
 _LINE_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
 
@@ -67,12 +69,16 @@ class Terminal:
         if self._errors.is_terminal:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, note="")
-            self._bars.update(self._tasks[what], completed=done, total=total, note=escape(note))
+            self._bars.update(
+                self._tasks[what], completed=done, total=total, note=escape(shown(note))
+            )
             return
         now = time.monotonic()
         if done == total or now - self._last_line >= _LINE_EVERY:
             self._last_line = now
-            self._errors.print(escape(f"{what} {done}/{total}  {note}".rstrip()), highlight=False)
+            self._errors.print(
+                escape(shown(f"{what} {done}/{total}  {note}".rstrip())), highlight=False
+            )
 
     def warn(self, text: str) -> None:
         """Print one sentence in yellow."""
@@ -86,7 +92,7 @@ class Terminal:
         """Print names and values; `missing` stands for None."""
         if self._quiet:
             return
-        table = Table(title=escape(title), title_justify="left", show_header=False)
+        table = Table(title=escape(shown(title)), title_justify="left", show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in values.items():
@@ -96,7 +102,7 @@ class Terminal:
 
 def _one_line(text: str) -> str:
     """A sentence may quote an error that has several lines."""
-    return " ".join(text.split())
+    return " ".join(shown(text).split())
 
 
 def _text(value: Any, missing: str) -> str:
@@ -109,7 +115,7 @@ def _text(value: Any, missing: str) -> str:
         return "\n".join(f"{name}: {text}" for name, text in rows)
     if isinstance(value, list | tuple):
         return _list_text(value, missing)
-    return str(value)
+    return shown(str(value))
 
 
 def _list_text(values: list[Any] | tuple[Any, ...], missing: str) -> str:

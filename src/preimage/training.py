@@ -97,11 +97,12 @@ class _Training:
         on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
         config = self.config
-        first = self._restore(fabric, checkpoint)
         often = max(1, config.epochs // _SAVES)
         batch = min(config.batch, len(self.data))
         with private(self.network, self.optimizer, config.fitting, batch) as learnt:
             model, optimizer = fabric.setup(*learnt)
+            # not before: an optimiser's state stays on the device that it was loaded for
+            first = self._restore(fabric, checkpoint)
             for epoch in range(first, config.epochs):
                 done = self._epoch(fabric, model, optimizer, epoch)
                 ended = done.loss <= (config.fitting.stop_loss or -math.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from preimage.errors import PreimageError
 
+_PREFIX = "module."
+"""What data parallelism puts before every name."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
 
 
@@ -22,14 +25,14 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     Args:
         network: changed in place.
         path: a ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads: a
-            state dict, bare or under a usual key, with or without a ``module.`` prefix.
+            state dict, bare or under a usual key. Names may have a ``module.`` prefix.
 
     Raises:
         PreimageError: when the file is missing, damaged, holds code, or does not fit.
     """
-    state = _read(Path(path))
     wanted = network.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
+    state = _named_as(wanted, _read(Path(path)))
+    missing = sorted(_untold(wanted, state))
     unknown = sorted(state.keys() - wanted.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -46,7 +49,27 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
             f"expected the weights of {type(network).__name__} in '{path}', found tensors "
             f"{', '.join(problems)}; give the checkpoint that belongs to this network"
         )
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)
+
+
+def _named_as(wanted: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state without a ``module.`` prefix where the network does not have one itself."""
+    if state.keys() <= wanted.keys() or not all(name.startswith(_PREFIX) for name in state):
+        return state
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _untold(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Names that the file lacks, except where it says as much under another name.
+
+    Of two names of one tensor a safetensors file holds one alone, and files from before PyTorch
+    0.4.1 lack the number of batches, which no network needs for its answers.
+    """
+    given = {wanted[name].data_ptr() for name in state.keys() & wanted.keys()} - {0}
+    for name in wanted.keys() - state.keys():
+        shared = wanted[name].numel() > 0 and wanted[name].data_ptr() in given
+        if not shared and not name.endswith("num_batches_tracked"):
+            yield name
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -95,7 +118,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for name, value in content.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise _no_state_dict(path, f"{type(value).__name__} under the key {name!r}")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
 
 
 def _no_state_dict(path: Path, found: str) -> PreimageError:

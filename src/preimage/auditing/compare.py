@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ RECORD_FILE = "audit.json"
 Change = Literal["better", "worse", "changed"]
 
 _ANY_FORMAT = FORMAT.rstrip("0123456789")
-_SETTINGS = ("budget_s", "seed", "data", "image")
+_SETTINGS = ("budget_s", "seed", "data", "data_split", "heldout", "evaluator", "image")
 _SAME = 1e-12
 
 
@@ -95,12 +95,20 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
             if not _same(here[name], there[name])
         ),
         tuple(one),
-        tuple(
-            f"the two audits differ in {name.removesuffix('_s')}: {first[name]} and {second[name]}"
-            for name in _SETTINGS
-            if first[name] != second[name]
-        ),
+        tuple(_other_settings(first, second)),
     )
+
+
+def _other_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """What makes figures of the two mean different things, a sentence each."""
+    for name in _SETTINGS:
+        if first.get(name) != second.get(name):
+            text = f"the two audits differ in {name.removesuffix('_s').replace('_', ' ')}"
+            yield f"{text}: {first.get(name)} and {second.get(name)}"
+    sets = [sorted(value_of(record, "ood.sets") or {}) for record in (first, second)]
+    if sets[0] != sets[1] and all(sets):
+        different = ", ".join(sorted(set(sets[0]) ^ set(sets[1])))
+        yield f"the two audits differ in unknown images: only one of them has {different}"
 
 
 def comparison_markdown(found: Comparison) -> str:

@@ -12,11 +12,10 @@ from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
-from preimage.errors import PreimageError
 from preimage.inversion import predict
 from preimage.jobs.ood_sets import unknown_sets
 from preimage.jobs.ood_train import few_epochs, ood_train_job
-from preimage.ood.baselines import Fitted, fit_baseline
+from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector
 from preimage.ood.evaluation import (
     OURS,
@@ -112,7 +111,7 @@ def detection(context: Context, seconds: float) -> Found:
     for i, one in enumerate(unknown):
         found, scores = evaluation.measure(one)
         records += found
-        plots.append(_plot(one, evaluation.known_scores()[OWN], scores[OWN]))
+        plots.append(_plot(one, evaluation.known_scores(one.native)[OWN], scores[OWN]))
         mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
         sets = len(context.command.ood) + len(by_code)
         context.report.progress("sets", i + 1, sets, one.name)
@@ -140,24 +139,19 @@ def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
 
 def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     """Who scores, and sentences on who does not."""
-    scorers, left_out = {}, dict[str, list[str]]()
     # without training images nothing can be fitted; the test images must not stand in for them
     train = context.data.train
-    names = BASELINES if train is not None else BASELINES[:3]
+    names = BASELINES if train is not None else UNFITTED
     stand_in = train if train is not None else context.data.test
     assert stand_in is not None
     fitted = Fitted(
         context.classifier, _some(stand_in, 5000, context.command.seed), context.command.seed
     )
-    for name in names:
-        try:
-            scorers[name] = fit_baseline(name, fitted)
-        except PreimageError as error:
-            left_out.setdefault(str(error), []).append(name)
-        except Exception as error:
-            # one baseline that a stranger's network is too much for must not cost the others
-            left_out.setdefault(f"{type(error).__name__}: {error}", []).append(name)
-    notes = [f"Left out: {', '.join(names)}, {reason}" for reason, names in left_out.items()]
+    scorers, left_out = fit_baselines(names, fitted)
+    notes = [
+        f"Left out: {', '.join(name for name in left_out if left_out[name] == reason)}, {reason}"
+        for reason in dict.fromkeys(left_out.values())
+    ]
     judges: list[Judge] = [BaselineJudge(context.classifier, scorers)]
     if (context.inner("hardened") / DETECTOR_FILE).is_file():
         judges.append(DetectorJudge(Detector.load(context.inner("hardened"))))

@@ -23,16 +23,18 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
+from preimage.data.order import in_order
 from preimage.data.sources import WHOLE
-from preimage.digest import classifier_digest, tensors_digest
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
 from preimage.errors import PreimageError
+from preimage.files import json_text, text_bytes
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown, same_source
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.run import RunFolder, folder_name
-from preimage.settings import WEIGHTS
+from preimage.settings import IMAGES, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import one_device
 
@@ -81,7 +83,7 @@ def audit_job(
     settings = {
         "model": asdict(command.model),
         WEIGHTS: classifier_digest(classifier),
-        "images": _images_digest(data),
+        IMAGES: images_digests(train=data.train, test=data.test),
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
         "seed": command.seed,
@@ -100,14 +102,14 @@ def _data(command: Audit, classifier: Classifier, judges: Judges, report: Report
     name, test = judges.dataset, judges.real
     if command.real and command.heldout is not None:
         test = load(command.heldout, "test", spec=classifier.spec)
-        _check_classes(test, classifier, "--heldout", command.heldout)
+        test = _of_its_classes(test, classifier, "--heldout", command.heldout)
     if test is None:
         return Data(None, None, None)
     if name is None:
         return Data(command.heldout, None, test)
     train = _train(command, name, classifier, test, report)
     if train is not None:
-        _check_classes(train, classifier, "--data", name)
+        train = _of_its_classes(train, classifier, "--data", name)
     return Data(name, train, test, split=test.split != WHOLE or command.heldout is not None)
 
 
@@ -130,12 +132,13 @@ def _train(
     return None if same else train
 
 
-def _check_classes(images: ImageSet, classifier: Classifier, option: str, source: str) -> None:
+def _of_its_classes(images: ImageSet, classifier: Classifier, option: str, source: str) -> ImageSet:
     if images.classes != classifier.classes:
         raise PreimageError(
             f"expected images of {classifier.classes} classes for {option}, as the classifier has, "
             f"found {images.classes} in '{source}'; give data of the kind that it was trained on"
         )
+    return in_order(images, classifier.class_names, "the classifier")
 
 
 def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
@@ -147,17 +150,6 @@ def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
                 "both; leave it out"
             )
     check_unknown(command.ood, classifier.spec)
-
-
-def _images_digest(data: Data) -> str:
-    """Names the real images: a finished audit must not answer for data that changed since."""
-    sets = {"train": data.train, "test": data.test}
-    return tensors_digest(
-        (f"{name} {kind}", tensor)
-        for name, images in sets.items()
-        if images is not None
-        for kind, tensor in (("images", images.images), ("labels", images.labels))
-    )
 
 
 def _clear(path: Path) -> None:
@@ -177,11 +169,11 @@ def _run(context: Context, budget: float, heard: AuditReporter) -> None:
         heard.begin(part.name, i, len(parts()), budget - elapsed)
         done[part.name] = _do(part, context, _allowed(context, part, done, budget - elapsed))
         folder.write(_part_file(part), json.dumps(done[part.name]).encode())
-        folder.write(PAGE_FILE, _page(context, done, budget, finished=False).encode())
+        folder.write(PAGE_FILE, text_bytes(_page(context, done, budget, finished=False)))
     heard.end(len(parts()))
     record = _record(context, done, budget)
-    folder.write(PAGE_FILE, _page(context, done, budget, finished=True).encode())
-    folder.write(RECORD_FILE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    folder.write(PAGE_FILE, text_bytes(_page(context, done, budget, finished=True)))
+    folder.write(RECORD_FILE, text_bytes(json_text(record, indent=1) + "\n"))
     folder.finish(record)
 
 
@@ -269,6 +261,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "image": list(classifier.spec.shape),
         "data": context.data.name,
         "data_split": context.data.split,
+        **{name: getattr(context.command, name) for name in ("heldout", "evaluator")},
         "seed": context.command.seed,
         "budget_s": budget,
         "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from preimage.data.imageset import SMALLEST_SIDE, ImageSet, convert_images
 from preimage.data.labels import encode_labels
 from preimage.data.sources import WHOLE, Request, Source, choose_split, stamp
 from preimage.errors import PreimageError
+from preimage.types import ImageSpec
 
 _WHOLE_NAMES = (("images", "labels"), ("x", "y"))
 _EXPECTED = "arrays images and labels, or x and y, or x_train, y_train, x_test and y_test"
 
 Array = NDArray[Any]
+
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def npz_source(source: str) -> Source | None:
@@ -37,9 +44,12 @@ def npz_source(source: str) -> Source | None:
 
 def _read(path: Path, request: Request) -> ImageSet:
     try:
+        # numpy would also take a single array by this name, which has no names in it
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive of arrays")
         with np.load(path, allow_pickle=False) as arrays:
             return _image_set(arrays, path, request)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise PreimageError(
             f"{path} cannot be read as plain arrays ({error}): write it again with numpy.savez "
             "from arrays of numbers"
@@ -55,16 +65,18 @@ def _image_set(arrays: Any, path: Path, request: Request) -> ImageSet:
     where = f"{path} ({split})"
     image_name, label_name = columns[split]
     images = _images(arrays[image_name], where)
+    stored = ImageSpec(*images.shape[1:])
     if request.spec is not None:
         images = convert_images(images, request.spec)
     if not request.labelled:
-        return ImageSet(path.stem, split, images, torch.full((len(images),), -1), ())
+        return ImageSet(path.stem, split, images, torch.full((len(images),), -1), (), stored)
     if label_name not in arrays.files:
         raise PreimageError(f"{where} has no array {label_name}: add it, or load without labels")
     labels = _label_list(arrays[label_name], len(images), where)
     others = [name for _, name in columns.values() if name in arrays.files]
     everywhere = {value for name in others for value in arrays[name].ravel().tolist()}
-    return ImageSet(path.stem, split, images, *encode_labels(labels, list(everywhere), where))
+    encoded, names = encode_labels(labels, list(everywhere), where)
+    return ImageSet(path.stem, split, images, encoded, names, stored)
 
 
 def _columns(names: list[str]) -> dict[str, tuple[str, str]]:

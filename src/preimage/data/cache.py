@@ -26,8 +26,9 @@ from torch import Tensor
 
 from preimage.data.imageset import ImageSet
 from preimage.data.sources import Request, Source
+from preimage.types import ImageSpec
 
-_FORMAT = "1"  # part of every key: raise it whenever decoding gives other pixels or labels
+_FORMAT = "2"  # part of every key: raise it whenever decoding gives other pixels or labels
 _LOCK_SECONDS = 900.0
 
 
@@ -90,14 +91,19 @@ def _load(path: Path) -> ImageSet | None:
         return None
     # cloned, since the tensors are views of the file, which others may replace
     known = json.loads(text)
-    return ImageSet(
-        known["name"], known["split"], images.clone(), labels.clone(), tuple(known["class_names"])
-    )
+    stored = None if known["stored"] is None else ImageSpec(*known["stored"])
+    names = tuple(known["class_names"])
+    return ImageSet(known["name"], known["split"], images.clone(), labels.clone(), names, stored)
 
 
 def _store(images: ImageSet, path: Path, stem: Path) -> None:
     temporary = stem.with_suffix(".tmp")
-    known = {"name": images.name, "split": images.split, "class_names": images.class_names}
+    known = {
+        "name": images.name,
+        "split": images.split,
+        "class_names": images.class_names,
+        "stored": None if images.stored is None else images.stored.shape,
+    }
     text = json.dumps(known)
     checksum = _checksum(images.images, images.labels, text)
     header = {"format": _FORMAT, "checksum": checksum, "set": text}

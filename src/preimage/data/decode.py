@@ -34,7 +34,16 @@ class Encoded(NamedTuple):
         return self.path if self.path and self.data is None else f"row {self.row} of {where}"
 
 
-def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) -> Tensor:
+class Decoded(NamedTuple):
+    """What came out of encoded images."""
+
+    images: Tensor
+    """(N, C, H, W) uint8."""
+    stored: ImageSpec | None
+    """The shape that all had before any conversion; None where they had several sizes."""
+
+
+def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) -> Decoded:
     """Decode images in order.
 
     Grey files (1 bit, 8 bit, 16 bit scaled down, with or without alpha) give one channel, all
@@ -47,9 +56,6 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
         spec: shape to convert every image to, see :func:`~preimage.data.imageset.convert_images`;
             without it all must have one size.
 
-    Returns:
-        (N, C, H, W) uint8.
-
     Raises:
         PreimageError: no image, an image that cannot be decoded, one under 8 pixels on a side, or
             sizes that differ when there is no `spec`.
@@ -57,12 +63,23 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
     if spec is not None:
         check_spec(spec)
     chunks: list[Tensor] = []
+    shapes: set[tuple[int, ...]] = set()
     for pixels in _batches(_decoded(items, where, one_size=spec is None)):
+        shapes.update(one.shape for one in pixels)
         chunks.append(_stack(pixels) if spec is None else _convert_each(pixels, spec))
     if not chunks:
         raise PreimageError(f"{where} holds no image: give a source with at least one")
     channels = max(chunk.shape[1] for chunk in chunks)
-    return torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
+    images = torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
+    return Decoded(images, _common(shapes))
+
+
+def _common(shapes: set[tuple[int, ...]]) -> ImageSpec | None:
+    sizes = {shape[:2] for shape in shapes}
+    if len(sizes) > 1:
+        return None
+    height, width = sizes.pop()
+    return ImageSpec(3 if any(len(shape) == 3 for shape in shapes) else 1, height, width)
 
 
 def _decoded(items: Iterable[Encoded], where: str, one_size: bool) -> Iterator[Pixels]:
@@ -74,7 +91,7 @@ def _decoded(items: Iterable[Encoded], where: str, one_size: bool) -> Iterator[P
             raise PreimageError(
                 f"the images of one set must have one size, but {item.place(where)} is "
                 f"{_size(pixels)} and those before it are {size[0]}x{size[1]}: resize them, or "
-                "give the shape that all are to be converted to"
+                "give the shape that all are to be converted to (--image, in Python spec=)"
             )
         yield pixels
 

@@ -35,6 +35,9 @@ class ImageSet:
     """(N,) int64 in [0, classes); all -1 in a set loaded without labels."""
     class_names: tuple[str, ...]
     """Class k is called class_names[k]; empty in a set loaded without labels."""
+    stored: ImageSpec | None = None
+    """Shape that all images had in their source, before any conversion; None where they had
+    several."""
 
     @property
     def spec(self) -> ImageSpec:

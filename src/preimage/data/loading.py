@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from preimage.data.arrays import npz_source
 from preimage.data.cache import read_cached
@@ -76,6 +77,12 @@ def _find(source: str) -> Source:
     for kind in KINDS:
         found = kind.open(source)
         if found is not None:
+            if kind.open is known_source and Path(source).is_dir():
+                warnings.warn(
+                    f"'{source}' is the known data set of that name, not the folder; write "
+                    f"./{source} for the folder",
+                    stacklevel=3,
+                )
             return found
     near = difflib.get_close_matches(known_name(source), KNOWN, n=2)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -61,6 +61,11 @@ def image_files(folder: Path) -> list[Path]:
     return [file for file in _files(folder) if file.suffix.lower() in _IMAGE_SUFFIXES]
 
 
+def other_files(folder: Path) -> list[Path]:
+    """Files below a folder that are not named like images, in a fixed order, none hidden."""
+    return [file for file in _files(folder) if file.suffix.lower() not in _IMAGE_SUFFIXES]
+
+
 def _image_folder(path: Path) -> Source:
     root = path.resolve()
     files = image_files(root)
@@ -129,8 +134,21 @@ def _parquet_split(file: Path, root: Path) -> str:
 
 def _files(root: Path) -> Iterator[Path]:
     """Files below a folder in a fixed order, without hidden ones, as `datasets` sees them."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+    above: dict[Path, set[tuple[int, int]]] = {}
+    for top, folders, names in os.walk(root, followlinks=True):
+        folder = Path(top)
+        # a link to a folder that it lies in would be followed for ever
+        above[folder] = above.get(folder.parent, set()) | {_identity(folder)}
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith((".", "__")) and _identity(folder / name) not in above[folder]
+        )
         for name in sorted(names):
             if not name.startswith((".", "__")):
-                yield Path(folder) / name
+                yield folder / name
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def choose_split(wanted: str, existing: Iterable[str], where: str) -> str:
     """The name of the split to read.
 
     "val", "valid" and "dev" stand for "validation". A source without splits gives "all" for every
-    wish.
+    wish, and one without a test split its validation split for "test", with a warning.
 
     Raises:
         PreimageError: listing the splits that exist, when the wanted one does not.
@@ -74,6 +75,12 @@ def choose_split(wanted: str, existing: Iterable[str], where: str) -> str:
         return WHOLE
     for name in names:
         if canonical_split(name) == canonical_split(wanted):
+            return name
+    for name in names:
+        if wanted == "test" and canonical_split(name) == "validation":
+            warnings.warn(
+                f"{where} has no test split, so its {name} split stands for it", stacklevel=2
+            )
             return name
     raise PreimageError(
         f"{where} has no split {wanted!r}: ask for one of {', '.join(sorted(names))}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
+from preimage.drawing import at_once
 from preimage.generator import Noise
 from preimage.inversion import Inversion, drawn_by
 from preimage.runtime import channels_last, stream
@@ -73,10 +74,11 @@ class Codes:
         turn = (self.noise.member * len(members)).long().clamp_max(len(members) - 1)
         parts, places = [], []
         for i, member in enumerate(members):
-            rows = (turn == i).nonzero().flatten()
-            if len(rows):
-                parts.append(drawn_by(member, self.noise.rows(rows), self.condition.rows(rows)))
-                places.append(rows)
+            mine = (turn == i).nonzero().flatten()
+            for rows in mine.split(at_once(self.inversion.spec, _BATCH)):
+                if len(rows):
+                    parts.append(drawn_by(member, self.noise.rows(rows), self.condition.rows(rows)))
+                    places.append(rows)
         images = torch.cat(parts)
         return images[torch.cat(places).argsort()]
 

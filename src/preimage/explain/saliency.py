@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
+from preimage.drawing import at_once
 from preimage.errors import PreimageError
 
-_STEPS = 24
+_STEPS, _BATCH = 24, 256
 _FLOOR = 1e-12
 
 
@@ -34,11 +35,11 @@ def saliency(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
             "expected the package captum for saliency, found that it does not import; install it "
             "with: pip install 'preimage[explain]'"
         ) from error
-    device = classifier.mean.device
+    device, most = classifier.mean.device, at_once(classifier.spec, _BATCH)
     with frozen(classifier):
         method = IntegratedGradients(_Logits(classifier))
         found = method.attribute(
-            images.to(device), target=labels.to(device), n_steps=_STEPS, internal_batch_size=256
+            images.to(device), target=labels.to(device), n_steps=_STEPS, internal_batch_size=most
         )
     maps = found.detach().sum(1).float().cpu()
     return maps / maps.flatten(1).abs().amax(1).clamp_min(_FLOOR)[:, None, None]

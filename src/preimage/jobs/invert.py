@@ -15,9 +15,10 @@ from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
-from preimage.digest import classifier_digest
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import DivergedError
+from preimage.files import text_bytes
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
 from preimage.inversion import Inversion
 from preimage.jobs.measure import Judges, find_judges
@@ -26,8 +27,8 @@ from preimage.limits import check_invert, check_measure
 from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
-from preimage.runtime import is_follower, make_fabric
-from preimage.settings import WEIGHTS
+from preimage.runtime import is_follower, make_fabric, precision_name
+from preimage.settings import IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -64,7 +65,7 @@ def invert_job(
     check_invert(command.config)
     check_measure(command.measure.samples, command.measure.student_steps)
     classifier = classifier or load_classifier(command.model)
-    if is_follower():
+    if is_follower(command.runtime):
         invert(classifier, command.config, runtime=command.runtime)
         raise SystemExit(0)
     judges = judges or find_judges(command.model, classifier, command.measure, report)
@@ -74,6 +75,8 @@ def invert_job(
         WEIGHTS: classifier_digest(classifier),
         "config": asdict(command.config),
         "measure": asdict(command.measure),
+        PRECISION: precision_name(command.runtime),
+        IMAGES: images_digests(test=judges.real),
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
@@ -83,8 +86,8 @@ def invert_job(
             with _together(device, inversion, classifier, judges.evaluator):
                 metrics = _measure(command, inversion, classifier, judges, report)
                 page = gallery(inversion, classifier.name, metrics)
-            record = _record(command.config, judges, metrics, inversion, seconds)
-            folder.write(GALLERY_FILE, page.encode())
+            record = _record(command, judges, metrics, inversion, seconds)
+            folder.write(GALLERY_FILE, text_bytes(page))
             folder.finish(record)
         return folder.metrics(), path
 
@@ -183,8 +186,9 @@ def _measure(
 
 
 def _record(
-    config: InvertConfig, judges: Judges, metrics: Metrics, inversion: Inversion, seconds: float
+    command: Invert, judges: Judges, metrics: Metrics, inversion: Inversion, seconds: float
 ) -> dict[str, Any]:
+    config = command.config
     findings = [finding._asdict() for finding in diagnose(inversion.checks)]
     return {
         "dataset": judges.dataset,
@@ -195,6 +199,7 @@ def _record(
         **asdict(metrics),
         "seconds": round(seconds, 1),
         "hardware": hardware_name(),
+        PRECISION: precision_name(command.runtime),
         "steps": inversion.checks[-1].step,
         "findings": findings,
     }

@@ -9,6 +9,7 @@ from preimage.classifier import Classifier
 from preimage.commands import Measure
 from preimage.config import ModelConfig
 from preimage.data import ImageSet, load
+from preimage.data.order import in_order, moved_classes
 from preimage.errors import PreimageError
 from preimage.jobs.report import Reporter
 from preimage.sources import load_classifier
@@ -69,7 +70,7 @@ def _real(
             f"expected data of {classifier.classes} classes, as the classifier has, found "
             f"{real.classes} in '{dataset}'; give the data set that it was trained for"
         )
-    return real
+    return in_order(real, classifier.class_names, "the classifier")
 
 
 def _related(one: str | None, other: str | None) -> bool:
@@ -95,6 +96,12 @@ def find_evaluator(
             f"expected an evaluator of {classifier.classes} classes and images "
             f"{classifier.spec}, found {evaluator.classes} classes and {evaluator.spec}; give "
             "one trained on the classifier's own data"
+        )
+    moved = moved_classes(classifier.class_names, evaluator.class_names)
+    if moved:
+        raise PreimageError(
+            f"expected an evaluator whose classes come in the classifier's order, found {moved[0]} "
+            f"in '{evaluator.name}'; train one on data with the classifier's order"
         )
     if _related(evaluator.arch, classifier.arch):
         raise PreimageError(

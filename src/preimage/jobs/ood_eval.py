@@ -9,12 +9,16 @@ from typing import Any
 from preimage.classifier import Classifier
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
+from preimage.data.order import in_order
+from preimage.data.sources import WHOLE
+from preimage.digest import bytes_digest, classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
+from preimage.files import text_bytes
 from preimage.jobs.measure import own_data
 from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
-from preimage.ood.baselines import Fitted, fit_baseline
+from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
 from preimage.ood.eval_page import View, evaluation_page, mistakes
 from preimage.ood.evaluation import (
@@ -28,11 +32,16 @@ from preimage.ood.evaluation import (
 from preimage.ood.synthetic import synthetic_names
 from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
+from preimage.settings import IMAGES, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
 _TPR = 0.99
+_NO_SPLITS = (
+    "it is fitted to training images, and the data have none apart from the test images; give data "
+    "with splits"
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,17 @@ class _Subjects:
         return found
 
     @property
-    def classes(self) -> int:
-        """How many known classes there are; garbage is none."""
-        return len(self.detector.class_names) if self.detector else self.any.classes
+    def digest(self) -> list[str | None]:
+        """What tells them from others of their names."""
+        return [
+            bytes_digest(self.detector.to_bytes()) if self.detector else None,
+            classifier_digest(self.plain) if self.plain else None,
+        ]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the known classes; garbage is none."""
+        return self.detector.class_names if self.detector else self.any.class_names
 
 
 def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict[str, Any], Path]:
@@ -69,18 +86,20 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     _check(command)
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
-    known = known_set(_id(command), spec, subjects.classes, **some)
+    known = known_set(_id(command), spec, subjects.class_names, **some)
     check_unknown(command.ood, spec)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
+    names = ("model", "id", "ood", "synthetic", "plain", "baselines", "most", "seed")
     settings = {
-        name: getattr(command, name)
-        for name in ("model", "id", "ood", "synthetic", "plain", "baselines", "most", "seed")
+        **{name: getattr(command, name) for name in names},
+        WEIGHTS: subjects.digest,
+        IMAGES: images_digests(known=known),
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
             folder.rewind(0)
             result, text = _measure(command, subjects, known, report)
-            folder.write(PAGE_FILE, text.encode())
+            folder.write(PAGE_FILE, text_bytes(text))
             folder.finish(result)
         return folder.metrics(), path
 
@@ -201,8 +220,10 @@ def _measure(
     for i, one in enumerate(unknown):
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
-        plot = histogram(one.name, evaluation.known_scores()[main], scores[main], threshold)
-        surest = mistakes(one, scores[main], threshold, subjects.any, subjects.classes)
+        plot = histogram(
+            one.name, evaluation.known_scores(one.native)[main], scores[main], threshold
+        )
+        surest = mistakes(one, scores[main], threshold, subjects.any, len(subjects.class_names))
         views.append(View(plot, surest, evaluation.shortcuts(one)))
         report.progress("sets", i + 1, sets, _note(found, main))
     result = {
@@ -228,14 +249,13 @@ def _judges(
         judges.append(DetectorJudge(subjects.detector))
     if subjects.plain is not None and command.baselines:
         train = load(_id(command), "train", spec=subjects.plain.spec)
+        train = in_order(train, subjects.class_names, "the classifier")
         fitted = Fitted(subjects.plain, train, command.seed)
-        scorers = {}
-        for name in command.baselines:
-            try:
-                scorers[name] = fit_baseline(name, fitted)
-            except PreimageError as error:
-                left_out[name] = str(error)
-                report.warn(f"{name} is left out: {error}")
+        names = [n for n in command.baselines if train.split != WHOLE or n in UNFITTED]
+        scorers, left_out = fit_baselines(names, fitted)
+        left_out |= {name: _NO_SPLITS for name in command.baselines if name not in names}
+        for name, reason in left_out.items():
+            report.warn(f"{name} is left out: {reason}")
         judges.append(BaselineJudge(subjects.plain, scorers))
     return judges, left_out
 

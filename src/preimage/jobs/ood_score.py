@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from preimage.commands import OodScore
 from preimage.data.decode import Encoded, decode
-from preimage.data.local import image_files
+from preimage.data.local import image_files, other_files
 from preimage.errors import PreimageError
-from preimage.files import write_atomic
+from preimage.files import check_writable, json_text, write_atomic
 from preimage.jobs.report import Reporter, Silent
 from preimage.ood.detector import Detector
-from preimage.ood.scores import find_score, garbage_odds
+from preimage.ood.scores import garbage_odds, judged
 from preimage.types import ImageSpec
 
 _BATCH = 200
@@ -43,8 +42,10 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
             f"expected --out to end in .csv or .json, found '{out}'; rename it, or leave it out "
             "to print the scores"
         )
+    if out is not None:
+        check_writable(out)
     detector = Detector.load(command.model)
-    files = list(_files(command.images))
+    files = list(_files(command.images, report))
     rows: list[dict[str, Any]] = []
     for start in range(0, len(files), _BATCH):
         rows += _rows(detector, files[start : start + _BATCH], command.score, report)
@@ -55,7 +56,8 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
             "the notes above say what is wrong with each"
         )
     if out is not None:
-        write_atomic(out, (_csv(rows) if out.suffix == ".csv" else _json(rows)).encode())
+        text = _csv(rows) if out.suffix == ".csv" else json_text(rows, indent=1) + "\n"
+        write_atomic(out, text.encode(errors="surrogateescape"))  # names as the disk has them
     return {
         "images": len(rows),
         "unreadable": len(files) - len(rows),
@@ -67,7 +69,7 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
     }
 
 
-def _files(given: Sequence[str]) -> Iterator[Path]:
+def _files(given: Sequence[str], report: Reporter) -> Iterator[Path]:
     for name in given:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -75,6 +77,12 @@ def _files(given: Sequence[str]) -> Iterator[Path]:
             if not found:
                 raise PreimageError(
                     f"expected images in the folder '{path}', found none; check the path"
+                )
+            others = other_files(path)
+            if others:
+                report.warn(
+                    f"{len(others)} files in '{path}' are not named as images are and are passed "
+                    f"over, '{others[0].name}' for one; name them on the command line to score them"
                 )
             yield from found
         elif path.is_file():
@@ -95,7 +103,7 @@ def _rows(
     if not images:
         return []
     evidence = detector.evidence(torch.cat(images).float() / 255)
-    logits, scores = evidence.logits, find_score(score)(evidence)
+    logits, scores = evidence.logits, judged(score, evidence)
     threshold = detector.thresholds.get(score)
     confidence, label = logits[:, :-1].softmax(1).max(1)
     garbage = garbage_odds(logits).sigmoid()
@@ -114,7 +122,7 @@ def _rows(
 
 def _image(file: Path, spec: ImageSpec, report: Reporter) -> Tensor | None:
     try:
-        return decode([Encoded(None, str(file), 0)], str(file), spec)
+        return decode([Encoded(None, str(file), 0)], str(file), spec).images
     except PreimageError as error:
         report.warn(f"left out: {error}")
         return None
@@ -126,7 +134,3 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _json(rows: list[dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

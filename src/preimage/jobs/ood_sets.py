@@ -9,6 +9,7 @@ import torch
 
 from preimage.data import ImageSet, load
 from preimage.data.known import known_name
+from preimage.data.order import in_order
 from preimage.errors import PreimageError
 from preimage.ood.evaluation import Unknown
 from preimage.ood.synthetic import make_synthetic
@@ -16,13 +17,15 @@ from preimage.runtime import stream
 from preimage.types import ImageSpec
 
 
-def known_set(source: str, spec: ImageSpec, classes: int, *, most: int, seed: int) -> ImageSet:
+def known_set(
+    source: str, spec: ImageSpec, class_names: Sequence[str], *, most: int, seed: int
+) -> ImageSet:
     """Test images of the classes, in the classifier's shape.
 
     Args:
         source: a data set.
         spec: the classifier's shape.
-        classes: how many the classifier has.
+        class_names: the classifier's.
         most: images at most.
         seed: of the choice of images.
 
@@ -30,12 +33,12 @@ def known_set(source: str, spec: ImageSpec, classes: int, *, most: int, seed: in
         PreimageError: for a source that cannot be read, or has another number of classes.
     """
     known = load(source, "test", spec=spec)
-    if known.classes != classes:
+    if known.classes != len(class_names):
         raise PreimageError(
-            f"expected known images of {classes} classes, as the classifier has, found "
+            f"expected known images of {len(class_names)} classes, as the classifier has, found "
             f"{known.classes} in '{source}'; give the data that it was trained for with --id"
         )
-    return _some(known, most, seed)
+    return _some(in_order(known, class_names, "the classifier"), most, seed)
 
 
 def unknown_sets(
@@ -67,10 +70,10 @@ def unknown_sets(
     """
     names: set[str] = set()
     for source in sources:
-        images = _some(_native(source, spec), most, seed)
+        images = _some(_unlabelled(source, spec), most, seed)
         name = source if images.name in names else images.name
         names.add(name)
-        yield Unknown(name, images.convert(spec), images.spec, real=True)
+        yield Unknown(name, images, images.stored or spec, real=True)
     for name in synthetic:
         images = make_synthetic(name, known, seed)
         yield Unknown(images.name, images, spec, real=False)
@@ -93,15 +96,12 @@ def check_unknown(sources: Sequence[str], spec: ImageSpec) -> None:
         PreimageError: for a source that cannot be read.
     """
     for source in sources:
-        _native(source, spec)
+        _unlabelled(source, spec)
 
 
-def _native(source: str, spec: ImageSpec) -> ImageSet:
-    """In the size that the images were stored in; where they have several, in the classifier's."""
-    try:
-        return load(source, "test", labelled=False)
-    except PreimageError:
-        return load(source, "test", spec=spec, labelled=False)
+def _unlabelled(source: str, spec: ImageSpec) -> ImageSet:
+    """In the classifier's shape from the start: photographs in their own may not fit in memory."""
+    return load(source, "test", spec=spec, labelled=False)
 
 
 def _some(images: ImageSet, most: int, seed: int) -> ImageSet:

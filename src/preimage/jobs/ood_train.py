@@ -10,8 +10,10 @@ from preimage.classifier import Classifier
 from preimage.commands import OodTrain
 from preimage.config import ModelConfig, TrainConfig
 from preimage.data import ImageSet, load
+from preimage.data.order import in_order
 from preimage.data.overlap import not_among
-from preimage.digest import classifier_digest
+from preimage.digest import classifier_digest, images_digests
+from preimage.files import text_bytes
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
 from preimage.limits import check_harden, check_train
@@ -19,9 +21,11 @@ from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratc
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
 from preimage.run import RunFolder, folder_name
-from preimage.settings import WEIGHTS
+from preimage.runtime import precision_name
+from preimage.settings import IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on, batch_count
+from preimage.types import ImageSpec
 
 POOL_FILE = "garbage.html"
 _FEW_EPOCHS, _FEW_STEPS = 3, 600
@@ -41,7 +45,11 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     check_train(train_config(command))
     check_harden(command.harden, command.tpr)
     start = load_classifier(command.start) if command.start.model else None
-    data = load(command.dataset, "train", spec=start.spec if start else None)
+    # without a model, --image says what to convert the images to
+    asked = ImageSpec(*command.start.image) if command.start.image else None
+    data = load(command.dataset, "train", spec=start.spec if start else asked)
+    if start is not None:
+        data = in_order(data, start.class_names, "the classifier")
     heldout = _heldout(command.heldout, data, report)
     training = _training(command, len(data))
     test = test_set(command.dataset, data, report)
@@ -60,6 +68,8 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         "harden": asdict(command.harden),
         "heldout": command.heldout,
         "tpr": command.tpr,
+        PRECISION: precision_name(command.runtime),
+        IMAGES: images_digests(training=data, held_out=heldout, test=test),
     }
     with RunFolder.create(
         path, "ood train", settings, overwrite=command.output.overwrite
@@ -96,15 +106,16 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             films=hardened.split.films,
         )
         folder.write(DETECTOR_FILE, detector.to_bytes())
-        folder.write(POOL_FILE, pool_page(name, hardened).encode())
-        folder.finish(_record(name, training, hardened, detector, test))
+        folder.write(POOL_FILE, text_bytes(pool_page(name, hardened)))
+        record = _record(name, training, hardened, detector, test)
+        folder.finish({**record, PRECISION: precision_name(command.runtime)})
         return folder.metrics(), path
 
 
 def _heldout(source: str | None, data: ImageSet, report: Reporter) -> ImageSet | None:
     if source is None:
         return None
-    heldout = load(source, "test", spec=data.spec)
+    heldout = in_order(load(source, "test", spec=data.spec), data.class_names, "the training set")
     if heldout.classes == data.classes:
         shared = len(heldout) - len(not_among(data, heldout))
         if shared:

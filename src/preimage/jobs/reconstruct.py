@@ -15,9 +15,11 @@ from torch import Tensor
 from preimage.classifier import Classifier
 from preimage.commands import Reconstruct
 from preimage.data import load
-from preimage.digest import classifier_digest
+from preimage.data.order import in_order
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
+from preimage.files import text_bytes
 from preimage.gallery import picture_uris
 from preimage.inversion import predict
 from preimage.jobs.measure import find_evaluator, own_data
@@ -35,7 +37,8 @@ from preimage.limits import check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
-from preimage.settings import WEIGHTS
+from preimage.runtime import precision_name
+from preimage.settings import IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
@@ -80,6 +83,8 @@ def reconstruct_job(
         WEIGHTS: classifier_digest(classifier),
         "config": asdict(config),
         "control": asdict(command.control),
+        PRECISION: precision_name(command.runtime),
+        IMAGES: images_digests(training=groups.train, held_out=groups.control),
     }
     with RunFolder.create(
         path, "reconstruct", settings, overwrite=command.output.overwrite
@@ -92,7 +97,7 @@ def reconstruct_job(
             record = _record(command, compared, seconds)
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
-            folder.write(PAGE_FILE, _page(classifier.name, record, panels).encode())
+            folder.write(PAGE_FILE, text_bytes(_page(classifier.name, record, panels)))
             folder.finish(record)
         return folder.metrics(), path
 
@@ -112,6 +117,9 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
             f"expected training images of {classifier.classes} classes, as the classifier has, "
             f"found {train.classes} in '{source}'; give the data that it was trained on"
         )
+    train, heldout = (
+        in_order(s, classifier.class_names, "the classifier") for s in (train, heldout)
+    )
     groups = pair(train, heldout, control.most, command.config.seed)
     if groups.shared:
         report.warn(
@@ -244,6 +252,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "shared": groups.shared,
         "seconds": round(seconds, 1),
         "hardware": hardware_name(),
+        PRECISION: precision_name(command.runtime),
     }
 
 

@@ -13,13 +13,17 @@ from preimage.config import FEW, RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
 from preimage.data.known import known_name
 from preimage.data.portion import few_images, to_npz, two_classes
+from preimage.digest import images_digests
 from preimage.errors import PreimageError
 from preimage.fitting import privacy_spent
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_train
 from preimage.run import RunFolder
+from preimage.runtime import precision_name
+from preimage.settings import IMAGES, PRECISION
 from preimage.sources import CLASSIFIER_FILE
 from preimage.training import Epoch, accuracy_on, batch_count, train
+from preimage.types import ImageSpec
 from preimage.zoo.cards import Card, to_bytes
 
 IMAGES_FILE = "images.npz"
@@ -73,8 +77,11 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
     path = Path(command.output.out or f"runs/train-{name}-{config.arch}-{config.seed}")
     settings = {
         "dataset": command.dataset,
+        "image": command.image,
         "portion": asdict(command.portion),
         "config": asdict(config),
+        PRECISION: precision_name(command.runtime),
+        IMAGES: images_digests(training=data, test=test),
     }
     with RunFolder.create(path, "train", settings, overwrite=command.output.overwrite) as folder:
         if folder.finished:
@@ -101,7 +108,8 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
 def _data(command: Train, report: Reporter) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
     """What to train on, as much that is left out where there is a limit, and the test split."""
     portion = command.portion
-    data, others = load(command.dataset, "train"), None
+    spec = None if command.image is None else ImageSpec(*command.image)
+    data, others = load(command.dataset, "train", spec=spec), None
     test = test_set(command.dataset, data, report)
     if portion.limit is not None:
         data, others = few_images(data, portion.limit, command.seed)

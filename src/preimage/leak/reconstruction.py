@@ -156,7 +156,7 @@ class _Search:
     ):
         self.config, self.known = config, known
         classes, spec, seed = classifier.classes, classifier.spec, config.seed
-        wanted = balanced_labels(config.images - len(known), classes).sort().values
+        wanted = _spread(config.images - len(known), classes)
         labels = torch.cat([_answers(classifier, known), wanted])
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
         condition = scheme(labels, stream(seed, "reconstruct"))
@@ -247,6 +247,13 @@ def _answers(classifier: Classifier, images: Tensor) -> Tensor:
 def priorities(config: ReconstructConfig) -> dict[str, float]:
     """Each term's priority by name."""
     return {name: getattr(config, name) for name in SAYS}
+
+
+def _spread(count: int, classes: int) -> Tensor:
+    """The class to look for with each image, (count,) in order: as evenly over all as can be."""
+    if count < classes:
+        return torch.linspace(0, classes - 1, count).long()
+    return balanced_labels(count, classes).sort().values
 
 
 def _rate(config: ReconstructConfig) -> float:

@@ -42,6 +42,7 @@ _STEP, _FIRST_STEP = 2.0, 10
 """Ratio of neighbours that is a step, and the fewest directions before one; the largest singular
 values lie far apart without it."""
 _MOST_OUTSIDE = 0.01
+_LEAST_CONSTANT = 1e-6
 
 
 class Unmixed(NamedTuple):
@@ -75,12 +76,15 @@ def unmix(
 
     Returns:
         No images where no direction stands out of the noise of the first weights, or so many do
-        that there is no noise left to tell them from.
+        that there is no noise left to tell them from, or where the bias has learnt nothing.
     """
     found = directions(layer.weights)
     if len(found) < 2:
         return Unmixed(torch.empty(0, *spec.shape), 0)
     basis = _in_pixels(found, layer)
+    # each image has a constant of 1, which tells its scale; a bias that never learnt has none
+    if float(basis[:, -1].norm()) < _LEAST_CONSTANT * float(basis.norm()):
+        return Unmixed(torch.empty(0, *spec.shape), 0)
     guess = separate(basis, spec, seed)
     mixture = _Mixture(basis.float(), spec, device or torch.device("cpu"))
     return mixture.sharpen(guess.float(), steps, on_step)

@@ -5,7 +5,7 @@ A new baseline is a function with ``@baseline("name")``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,8 @@ from preimage.types import Prediction
 Scorer = Callable[[Tensor, Prediction], Tensor]
 """Images (B, C, H, W) and the classifier's answer to scores (B,), larger for more unknown."""
 
+UNFITTED = ("msp", "maxlogit", "energy", "odin")
+"""Baselines that need no images to be fitted to."""
 _FIT_IMAGES = 20_000
 _NEIGHBOURS = 50  # the paper's choice for CIFAR-10
 
@@ -100,6 +102,23 @@ def fit_baseline(name: str, fitted: Fitted) -> Scorer:
     return _BASELINES[name](fitted)
 
 
+def fit_baselines(names: Iterable[str], fitted: Fitted) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Make all baselines ready that can be: the scorers, and why each of the others is left out.
+
+    One that a stranger's network is too much for must not cost the others.
+    """
+    scorers: dict[str, Scorer] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            scorers[name] = fit_baseline(name, fitted)
+        except PreimageError as error:
+            left_out[name] = str(error)
+        except Exception as error:
+            left_out[name] = f"{type(error).__name__}: {error}"
+    return scorers, left_out
+
+
 def detectors() -> Any:
     """The module pytorch_ood.detector.
 
@@ -112,7 +131,7 @@ def detectors() -> Any:
         raise PreimageError(
             f"expected the package pytorch-ood for the baselines, found that it does not import "
             f"({error}); install it with: pip install 'preimage[ood]', or leave the baselines out "
-            "with --no-baselines"
+            "by --baselines with no name after it"
         ) from error
     return pytorch_ood.detector
 

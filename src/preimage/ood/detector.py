@@ -21,7 +21,7 @@ from preimage.ood.gauge import Gauge, measures
 from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
-from preimage.ood.scores import Evidence, find_score, score_names
+from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import threshold_at, threshold_of_films
 from preimage.runtime import stream
 from preimage.tensors import below, pack, unpack
@@ -118,7 +118,7 @@ class Detector:
         self.classifier, self.score, self.recipe = classifier, score, recipe
         self.thresholds: dict[str, float] = {}
         """By the name of the score, where images begin to be out-of-distribution."""
-        self._score = find_score(score)
+        find_score(score)
         self._layers, self._nearness = LayerDistance(), Nearness()
         self._gauge: Gauge | None = None
 
@@ -185,7 +185,7 @@ class Detector:
         self._gauge = Gauge.of(measured)
         evidence = _evidence(self._gauge, chosen, measured)
         for name in score_names():
-            scores = find_score(name)(evidence)
+            scores = judged(name, evidence)
             self.thresholds[name] = float(
                 threshold_at(scores, tpr) if film is None else threshold_of_films(scores, film, tpr)
             )
@@ -197,7 +197,7 @@ class Detector:
         Raises:
             PreimageError: for images of another shape, or before :meth:`fit`.
         """
-        return self._score(self.evidence(images))
+        return judged(self.score, self.evidence(images))
 
     __call__ = predict
 
@@ -245,7 +245,14 @@ class Detector:
                 f"expected at least {FEWEST} images to learn what is usual from, found {count}; "
                 "give more"
             )
-        return together(found)
+        seen = together(found)
+        unclear = int((~torch.isfinite(seen.logits).all(1)).sum())
+        if unclear:
+            raise PreimageError(
+                f"expected finite answers to images of the classes, found NaN or infinity for "
+                f"{unclear} of {count}; check the network's code on flat images, and its weights"
+            )
+        return seen
 
     def is_ood(self, scores: Tensor) -> Tensor:
         """Which scores are beyond the threshold, (B,) bool.
@@ -302,8 +309,16 @@ class Detector:
         )
         values = json.loads(header["recipe"])
         recipe = _recipe(values)
-        classifier = recipe.build()
-        classifier.network.load_state_dict(below(_NETWORK, state))
+        with torch.random.fork_rng():  # first weights are drawn, and then replaced
+            classifier = recipe.build()
+        try:
+            classifier.network.load_state_dict(below(_NETWORK, state))
+        except RuntimeError as error:
+            raise PreimageError(
+                f"expected the network that the detector in '{path}' was made from, found that "
+                f"'{classifier.name}' has other layers by now; make the detector again with "
+                "`preimage ood train`"
+            ) from error
         classifier.name = path.stem if path.is_file() else path.name
         detector = cls(classifier, header["score"], recipe)
         detector.thresholds = json.loads(header["thresholds"])

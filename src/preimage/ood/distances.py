@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from preimage.runtime import stream
+
+WIDEST = 4096
+"""Features of a covariance at most."""
 _RIDGE = 1e-3
 """Added to a covariance's diagonal, of its mean: numbers may be dead or depend on each other."""
 
@@ -19,6 +23,21 @@ def covariance_factor(centred: Tensor) -> Tensor:
 def whiten(factor: Tensor, values: Tensor) -> Tensor:
     """Values (B, D) in units in which the covariance is the identity."""
     return torch.linalg.solve_triangular(factor, values.T, upper=False).T
+
+
+def sketch(values: Tensor) -> Tensor:
+    """Values (B, D) in at most :data:`WIDEST` numbers, with distances about as they were.
+
+    Where there are more, each is added with a random sign to a random one of so many sums (count
+    sketch: Charikar, Chen & Farach-Colton 2002), since a covariance of all would not fit in memory.
+    """
+    size = values.shape[1]
+    if size <= WIDEST:
+        return values
+    random = stream("sketch", size)
+    place = torch.randint(WIDEST, (size,), generator=random)
+    sign = torch.randint(2, (size,), generator=random).to(values) * 2 - 1
+    return values.new_zeros(len(values), WIDEST).index_add_(1, place, values * sign)
 
 
 class ClassDistance:

@@ -17,7 +17,7 @@ from preimage.inversion import predict
 from preimage.ood.baselines import Scorer
 from preimage.ood.detector import Detector
 from preimage.ood.figures import separation
-from preimage.ood.scores import Evidence, find_score, score_names
+from preimage.ood.scores import Evidence, judged, score_names, unanswered
 from preimage.ood.shortcuts import Shortcut, find_shortcuts, same_path
 from preimage.ood.threshold import threshold_at
 from preimage.types import ImageSpec
@@ -71,8 +71,7 @@ class DetectorJudge:
         evidence = Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
         seconds = time.perf_counter() - start
         return {
-            method: Scored(find_score(method.score)(evidence), seconds)
-            for method in self.thresholds
+            method: Scored(judged(method.score, evidence), seconds) for method in self.thresholds
         }
 
 
@@ -95,7 +94,7 @@ class BaselineJudge:
             for method in self.thresholds:
                 start = time.perf_counter()
                 values = self._scorers[method.method](floats, answer)
-                scores[method].append(values.detach().cpu().double())
+                scores[method].append(unanswered(values.detach().cpu().double()))
                 seconds[method] += shared + time.perf_counter() - start
         return {
             method: Scored(torch.cat(parts), seconds[method]) for method, parts in scores.items()
@@ -153,9 +152,9 @@ class Evaluation:
         """Trivial differences that are left between the two."""
         return find_shortcuts(same_path(self.known, unknown.native), unknown.images)
 
-    def known_scores(self) -> dict[Method, Tensor]:
-        """Each method's scores of the known images as they are."""
-        return {method: scored.scores for method, scored in self._of_known(self.known.spec).items()}
+    def known_scores(self, native: ImageSpec) -> dict[Method, Tensor]:
+        """Each method's scores of the known images, as blurred as unknown ones from `native`."""
+        return {method: scored.scores for method, scored in self._of_known(native).items()}
 
     def _judge(self, images: ImageSet) -> dict[Method, Scored]:
         return {method: scored for judge in self.judges for method, scored in judge(images).items()}

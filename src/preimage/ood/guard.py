@@ -24,6 +24,15 @@ class AccuracyGuard:
     returns: int = 0
     good: dict[str, Any] | None = None
 
+    def expect(self, accuracy: float, state: dict[str, Any]) -> None:
+        """Take a state from before the first epoch as the best so far.
+
+        Args:
+            accuracy: on the same held-out images.
+            state: to go back to.
+        """
+        self.best, self.good = accuracy, copy.deepcopy(state)
+
     def judge(self, accuracy: float, state: dict[str, Any]) -> Verdict:
         """What to do after an epoch.
 

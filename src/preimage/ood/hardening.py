@@ -123,8 +123,10 @@ def harden(
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         classifier = _with_garbage(split.fit, training, start, config)
-        tuned = start is not None and config.head == "extend"
-        loop = _Loop(fabric, classifier, split, config, training, tuned)
+        loop = _Loop(fabric, classifier, split, config, training, trained=start is not None)
+        if start is not None and heldout is not None:
+            # of images that it was trained on its accuracy would say nothing
+            loop.guard.expect(accuracy_on(start, split.validation), loop.learnt())
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
     return Hardened(classifier, loop.pool, split, epochs)
@@ -163,23 +165,24 @@ class _Loop:
         split: Split,
         config: HardenConfig,
         training: TrainConfig,
-        tuned: bool,
+        *,
+        trained: bool,
     ):
         self.fabric, self.classifier = fabric, classifier.to(fabric.device)
         self.fit, self.validation = split.fit, split.validation
         self.config, self.training = config, training
         steps = training.epochs * batch_count(len(self.fit), training.batch)
-        gentle = _GENTLE if tuned else 1.0
+        gentle = _GENTLE if trained and config.head == "extend" else 1.0
         optimizer, self._schedule = make_optimizer(classifier.network, training, steps, gentle)
         self.model, self.optimizer = fabric.setup(classifier.network, optimizer)
         seed = training.seed
         self.pool = GarbagePool(self.fit.spec, config.garbage, config.noise, seed)
-        self.planned = self._planned(tuned)
+        self.planned = self._planned(trained)
         self.rounds = Rounds(fabric, classifier, self.planned, config, seed)
         self.guard = AccuracyGuard(config.margin, config.patience)
         self.epochs: list[HardenEpoch] = []
 
-    def _planned(self, tuned: bool) -> int:
+    def _planned(self, trained: bool) -> int:
         """Rounds: one after each epoch, but none after the last, which nothing would learn of.
 
         A classifier that is trained already gets few: its inversions look ever more like its
@@ -187,7 +190,7 @@ class _Loop:
         """
         most = self.training.epochs - 1
         if self.config.rounds is None:
-            return min(most, _FEW_ROUNDS) if tuned else most
+            return min(most, _FEW_ROUNDS) if trained else most
         return min(self.config.rounds, most)
 
     def run(
@@ -206,6 +209,12 @@ class _Loop:
             if checkpoint:
                 checkpoint.save_state(self._state())
         self._go_back()
+        if all(epoch.verdict != "good" for epoch in self.epochs):
+            raise PreimageError(
+                f"expected an epoch that keeps the held-out accuracy within {self.config.margin:g} "
+                f"of the classifier's own {self.guard.best:.2%}, found none in {len(self.epochs)}; "
+                "lower --lr, or raise --margin"
+            )
         return tuple(self.epochs)
 
     def _stopped(self) -> bool:
@@ -215,7 +224,7 @@ class _Loop:
         start = time.perf_counter()
         loss, accuracy, recall = self._train(number)
         valid = accuracy_on(self.classifier, self.validation)
-        verdict = self.guard.judge(valid, self._learnt())
+        verdict = self.guard.judge(valid, self.learnt())
         found = None
         if verdict != "good":
             self._go_back()
@@ -308,8 +317,8 @@ class _Loop:
             ]
         return Known(torch.cat(features), self.fit.labels[rows].to(features[0].device))
 
-    def _learnt(self) -> dict[str, Any]:
-        """What an epoch has taught, to go back to."""
+    def learnt(self) -> dict[str, Any]:
+        """What the epochs have taught, to go back to."""
         return {
             "network": self.classifier.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -330,7 +339,7 @@ class _Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "step": len(self.epochs),
-            **self._learnt(),
+            **self.learnt(),
             "schedule": self._schedule.state_dict(),
             "pool": self.pool.state_dict(),
             "rounds": self.rounds.state_dict(),

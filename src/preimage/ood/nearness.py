@@ -12,6 +12,7 @@ from preimage.ood.distances import (
     ClassDistance,
     covariance_factor,
     neighbour_distance,
+    sketch,
     whiten,
 )
 
@@ -41,7 +42,7 @@ class Nearness:
             features: (N, D) of real images.
             classes: (N,) int64, the class of each.
         """
-        features = features.double()
+        features = sketch(features.double())
         mean = features.mean(0)
         to_class = ClassDistance.to_means_of(features, classes)
         state = {
@@ -56,7 +57,7 @@ class Nearness:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Both distances of `features` (B, D): (B, 2) float64, the neighbour's first."""
-        known, features = self._known, features.double()
+        known, features = self._known, sketch(features.double())
         unit = F.normalize(features, dim=1)
         nearest = neighbour_distance(unit, known["neighbours"], _NEIGHBOUR)
         to_all = whiten(known["factor_of_all"], features - known["mean"]).square().sum(1)

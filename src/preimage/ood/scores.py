@@ -6,6 +6,7 @@ a function with ``@score("name")``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,6 +62,22 @@ def find_score(name: str) -> Score:
             f"expected a score out of {', '.join(_SCORES)}, found '{name}'; choose one of those"
         )
     return _SCORES[name]
+
+
+def judged(name: str, evidence: Evidence) -> Tensor:
+    """The score of that name, (B,); infinite for an image that the classifier answers with NaN.
+
+    Nothing is less like a known image than one that the classifier has no answer to.
+
+    Raises:
+        PreimageError: where there is no such score.
+    """
+    return unanswered(find_score(name)(evidence))
+
+
+def unanswered(scores: Tensor) -> Tensor:
+    """The scores with infinity in place of NaN."""
+    return scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def uncertainty_estimate(probabilities: Tensor) -> Tensor:
