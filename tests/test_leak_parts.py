@@ -300,14 +300,3 @@ def test_too_few_images_are_no_ground_for_a_verdict():
 def test_bad_similarities_are_one_sentence(train, control, said):
     with pytest.raises(PreimageError, match=said):
         judge(train, control)
-
-
-def test_a_term_that_had_no_gradient_yet_waits_for_one():
-    images = uniform(2, 3).requires_grad_()
-    balance = Balance({"flat": 0.2, "real": 1.0})
-    balance.look({"flat": images.sum() * 0, "real": 5 * images.sum()}, images)
-    weights = balance.weights()
-    assert weights["flat"] == pytest.approx(0.2 * weights["real"])
-    balance.look({"flat": 2 * images.sum(), "real": 5 * images.sum()}, images)
-    # the first gradient that it has is not averaged with none
-    assert balance.weights()["flat"] == pytest.approx(0.2 * 2.5 * balance.weights()["real"])

@@ -17,9 +17,8 @@ class Balance:
 
     A term's weight is its priority over the norm of its gradient at the images, averaged over the
     latest looks: the same idea as GradNorm (Chen et al. 2018, section 3.1) without a rate to learn.
-    A term that has had no gradient at any look, as the range of pixels has at first, weighs as if
-    its norm were the largest of all: what it will be is not known, and a guess too small would
-    let it drown the others until the next look.
+    A term whose gradient vanishes, as that of the range of pixels does at first, weighs as if its
+    norm were a millionth of the largest: it is held to nothing until it has one.
 
     Args:
         priorities: by the term's name, at least 0; terms of 0 are not used.
@@ -34,7 +33,7 @@ class Balance:
         for name, value in values.items():
             (gradient,) = torch.autograd.grad(value, images, retain_graph=True, allow_unused=True)
             norm = 0.0 if gradient is None else float(gradient.norm())
-            before = self._norms.get(name) or norm
+            before = self._norms.get(name, norm)
             self._norms[name] = _MEMORY * before + (1 - _MEMORY) * norm
 
     def weights(self) -> dict[str, float]:
@@ -42,8 +41,7 @@ class Balance:
         largest = max(self._norms.values(), default=0.0)
         floor = max(largest * 1e-6, _LEAST)
         return {
-            name: self.priorities[name] / max(norm or largest, floor)
-            for name, norm in self._norms.items()
+            name: self.priorities[name] / max(norm, floor) for name, norm in self._norms.items()
         }
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
