@@ -2,7 +2,7 @@
 
     python benchmarks/picture.py mnist=runs/a fashion_mnist=runs/b cifar10=runs/c gtsrb=runs/d
 
-Each run is one of ``preimage invert``; the first ten classes and twelve samples of each are shown,
+Each run is one of ``preimage invert``; the first ten classes and eight samples of each are shown,
 unselected.
 """
 

@@ -52,7 +52,10 @@ class Exported(nn.Module):
 def load_exported(
     path: Path, feature_node: str | None = None
 ) -> tuple[Exported, tuple[int, int, int]]:
-    """Read a ``.pt2`` archive.
+    """Read a ``.pt2`` archive, which must come from someone you trust.
+
+    Pickled objects in it are refused before PyTorch sees them. What is left is a program all the
+    same, and PyTorch's reader evaluates parts of it.
 
     Returns:
         The network and the (C, H, W) that it was exported with.

@@ -123,6 +123,15 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
     )
 
 
+def check_control(most: int) -> None:
+    """Refuse to compare with no image.
+
+    Raises:
+        PreimageError: for a count below 1.
+    """
+    _check({"most": most}, {"most": (1, math.inf)})
+
+
 def check_reconstruct(config: ReconstructConfig) -> None:
     """Refuse a reconstruction whose settings are out of range.
 

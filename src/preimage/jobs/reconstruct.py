@@ -33,7 +33,7 @@ from preimage.leak.reconstruction import (
     reconstruct,
 )
 from preimage.leak.verdict import COPIED, RECOVERED, Verdict, judge
-from preimage.limits import check_reconstruct
+from preimage.limits import check_control, check_reconstruct
 from preimage.pages import Picture, Strip, histogram, page
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
@@ -72,6 +72,7 @@ def reconstruct_job(
     """
     report = report or Silent()
     check_reconstruct(command.config)
+    check_control(command.control.most)
     classifier = classifier or load_classifier(command.model)
     groups = _groups(command, classifier, report)
     evaluator = find_evaluator(command.model, classifier, command.control.evaluator)

@@ -16,7 +16,7 @@ from torch import Tensor
 from preimage.augment import augment
 from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
-from preimage.config import HardenConfig, Runtime, TrainConfig
+from preimage.config import Fitting, HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import DivergedError, PreimageError
 from preimage.ood.exclusion import Known
@@ -118,6 +118,11 @@ def harden(
         DivergedError: when a loss becomes NaN; the last epoch's state stays saved.
     """
     config, training = config or HardenConfig(), training or TrainConfig()
+    if training.fitting != Fitting():
+        raise PreimageError(
+            "expected a training without settings of its own for fitting, found some; hardening "
+            "has none, so leave TrainConfig.fitting as it is"
+        )
     fabric = make_fabric(one_device(runtime or Runtime()))
     split = split_up(data, heldout, config.valid, training, seen=start is not None)
     with torch.random.fork_rng():
