@@ -95,7 +95,7 @@ def classifier():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_peer_makes_images_of_the_wanted_class(name, classifier):
-    labels = torch.arange(8) % 4
+    labels = torch.arange(32) % 4
     method = replace(METHODS[name], steps=200)
     before = torch.get_rng_state()
     with frozen(classifier):
@@ -103,21 +103,24 @@ def test_a_peer_makes_images_of_the_wanted_class(name, classifier):
         again = optimise(method, classifier, labels, seed=0)
         with torch.no_grad():
             answers = classifier(images).logits.argmax(1)
-    assert images.shape == (8, *SPEC.shape) and images.min() >= 0 and images.max() <= 1
+    assert images.shape == (32, *SPEC.shape) and images.min() >= 0 and images.max() <= 1
     assert torch.equal(images, again) and torch.equal(torch.get_rng_state(), before)
-    assert (answers == labels).float().mean() >= 0.75
-    assert len(images.unique(dim=0)) == 8
+    # its prior, ten times as strong, takes longer than this to let brightness tell the class
+    wanted = 0.35 if name == "deepinversion-authors" else 0.75
+    assert (answers == labels).float().mean() >= wanted
+    assert len(images.unique(dim=0)) == 32
 
 
 def test_batch_norm_statistics_set_deepinversion_apart_from_ascent(classifier):
     labels = torch.arange(16) % 4
     divergence = {}
     with frozen(classifier):
-        for name in ("pixel-ascent", "deepinversion"):
+        for name in ("pixel-ascent", "deepinversion", "deepinversion-authors"):
             images = optimise(replace(METHODS[name], steps=60), classifier, labels, seed=0)
             with torch.no_grad():
                 layers = classifier.observe(images)[1]
             divergence[name] = float(batch_norm(draw_sample(16)._replace(layers=layers)))
+    assert divergence["deepinversion-authors"] < divergence["pixel-ascent"]
     assert divergence["deepinversion"] < divergence["pixel-ascent"]
 
 
