@@ -148,6 +148,7 @@ def ood_record(id, ood, seed, method, score, auroc, **more):
     return {
         **{"id": id, "ood": ood, "seed": seed, "method": method, "score": score},
         **{"auroc": auroc, "real": True, "garbage_share": 0.9, "id_garbage_share": 0.01},
+        "start": "bundled",
         **{"id_accuracy": 0.99, "id_accuracy_plain": 0.98, "train_seconds": 60.0},
         **more,
     }
@@ -173,6 +174,8 @@ def test_ood_tables_average_sets_before_seeds():
         for seed, pair in values.items()
         for ood, value in zip(("cifar10", "gtsrb"), pair, strict=True)
     ]
+    # what was trained from scratch is another classifier
+    records.append(ood_record("mnist", "cifar10", 2, "knn", "knn", 0.1, start="scratch"))
     table = ood_tables.WHOLE["ood-auroc"](records)
     assert table.splitlines()[2:] == [
         "| preimage, combined | 0.8500 ± 0.1414 |",
@@ -273,7 +276,7 @@ def test_every_defence_is_a_command_of_its_own():
 
 def leak_record(**changes):
     base = {"dataset": "mnist", "arch": "mlp", "n_train": 100, "classes": 2, "seed": 0}
-    base |= {"first_scale": 1e-4}
+    base |= {"first_scale": 1e-4, "steps": 1500}
     more = {"method": "preimage-direct", "defence": "none", "leaky": True, "trial": 0}
     figures = {"recovered": 4, "recovered_control": 1, "ssim_train": 0.3, "ssim_control": 0.2}
     rest = {"p_value": 0.001, "verdict": "leaks", "target_accuracy": 0.9, "seconds": 10.0}
