@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,14 +19,16 @@ from preimage.classifier import Classifier, frozen
 from preimage.config import PRESETS, InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
 from preimage.distributed import gather, share_batch_norm
+from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.limits import check_invert
 from preimage.losses import Objective, paper_terms, parse_term
+from preimage.room import check_room, most_images, step_bytes
 from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.types import ImageSpec, Layer, Prediction, Sample
 
-_CHECK_IMAGES, _SAME = 500, 8
+_CHECK_IMAGES, _FEWEST_CHECKED, _SAME = 500, 96, 8
 _WARM_UP = 50
 _NO_PRIOR = (
     "the classifier shows no batch norm, so nothing ties the inversions to its training data: the "
@@ -150,6 +153,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the steps are done or the held-out check is good enough."""
+        share = self.config.batch // self.fabric.world_size
+        check_room(self.forward, share, self.inversion.spec, self.fabric.device, "--batch")
         step = self._restore()
         while step < self.config.steps and not self._enough():
             if step in self.starts[1:]:
@@ -164,6 +169,17 @@ class Trainer:
                 self.on_step(Progress(step, self.config.steps, loss, check))
             if due:
                 self._save(step)
+
+    def forward(self, images: int) -> object:
+        """Draw and judge so many images as a training step does; nothing learns from it."""
+        labels = torch.arange(images) % self.inversion.classes
+        inputs = self.inversion.draw(labels, stream(self.config.seed, "room"))
+        noise, condition = self.fabric.to_device(inputs)
+        # the generator's own running statistics must not hear of this
+        generator = copy.deepcopy(self.inversion.generator).train()
+        with self.fabric.autocast():
+            drawn = generator(noise, condition)
+            return drawn, self._see(channels_last(drawn))
 
     def _next_member(self, step: int) -> None:
         """Keep the generator, and send it to look elsewhere.
@@ -220,7 +236,7 @@ class Trainer:
 
     def _check(self, step: int, loss: float, training: Sample) -> Check:
         """Judge fresh samples, drawn from numbers that no training step uses."""
-        labels = check_labels(self.inversion.classes)
+        labels = held_out_labels(self.inversion.classes, self.inversion.spec)
         images, probability = self._judged(labels)
         with self.fabric.autocast():
             gradient, shares = gradient_shares(self.objective, self._see, training)
@@ -303,17 +319,28 @@ class Trainer:
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
 
 
-def check_labels(classes: int) -> Tensor:
+def held_out_labels(classes: int, spec: ImageSpec) -> Tensor:
     """The classes to check, (N,): several images of some, and of as many as there is room for one.
 
     A check must see whether the images of a class are alike, also where there are more classes
-    than images to check.
+    than images to check. Of large images there are fewer, so that it does not take longer than the
+    steps between.
     """
-    if _SAME * classes <= _CHECK_IMAGES:
-        return torch.arange(_CHECK_IMAGES) % classes
-    several = torch.linspace(0, classes - 1, _CHECK_IMAGES // (2 * _SAME)).long()
-    single = torch.linspace(0, classes - 1, min(classes, _CHECK_IMAGES)).long()
+    images = max(_FEWEST_CHECKED, at_once(spec, _CHECK_IMAGES))
+    if _SAME * classes <= images:
+        return torch.arange(images) % classes
+    several = torch.linspace(0, classes - 1, images // (2 * _SAME)).long()
+    single = torch.linspace(0, classes - 1, min(classes, images)).long()
     return torch.cat([several.repeat_interleave(_SAME), single])
+
+
+def batch_room(classifier: Classifier, config: InvertConfig, runtime: Runtime) -> int | None:
+    """The largest batch that there is memory for; None where the machine does not tell."""
+    fabric = make_fabric(runtime)
+    inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
+    with frozen(classifier, fabric.device):
+        trainer = Trainer(fabric, inversion, classifier, default_objective(config))
+        return most_images(step_bytes(trainer.forward), fabric.device)
 
 
 def member_starts(steps: int, members: int) -> list[int]:

@@ -23,7 +23,8 @@ from preimage.runtime import stream
 
 _LEAST, _ENOUGH = 60, 200
 """Steps without which there is nothing to show, and those that are worth a smaller batch."""
-_LEAST_BATCH = 64
+_LEAST_BATCH, _TINIEST_BATCH = 64, 8
+"""To save time, and memory."""
 _TRAINING = 0.8
 """Share of the part's time that goes into training; the rest is for measuring."""
 _MEMBER_STEPS = 350
@@ -79,8 +80,10 @@ def inversion(context: Context, seconds: float) -> Found:
 
 
 def _batch(context: Context, seconds: float) -> int:
-    """The preset's, or half or a quarter of it where there would be few steps: they count more."""
+    """The preset's, or less where memory or time is short: steps count more than images."""
     batch = PRESETS["natural"].batch
+    while batch > max(context.inversion_room, _TINIEST_BATCH):
+        batch //= 2
     while batch > _LEAST_BATCH and _room(context, seconds, batch) < _ENOUGH:
         batch //= 2
     return batch

@@ -11,10 +11,11 @@ import torch
 
 from preimage.classifier import Classifier
 from preimage.config import PRESETS, ReconstructConfig, Runtime
+from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.inversion import predict
 from preimage.leak.reconstruction import reconstruct
-from preimage.loop import invert
+from preimage.loop import batch_room, invert
 from preimage.runtime import stream
 
 LEAST = 20.0
@@ -24,6 +25,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 _PROBE_IMAGES = 256
 _PROBE_STEPS = 4
 _LEAK_IMAGES = 60
+_LEAST_BATCH = 2
+_SLOW = 15.0
+"""Seconds of a first step after which no further ones are tried."""
 
 
 def parse_budget(text: str) -> float:
@@ -54,35 +58,45 @@ def leak_images(classes: int) -> int:
 
 def predict_seconds(classifier: Classifier, seed: int = 0) -> float:
     """Seconds that the classifier's answer on one image takes here."""
-    shape = (_PROBE_IMAGES, *classifier.spec.shape)
+    count = at_once(classifier.spec, _PROBE_IMAGES)
+    shape = (count, *classifier.spec.shape)
     images = torch.rand(shape, generator=stream(seed, "audit speed"))
     predict(classifier, images[:2])
     start = time.perf_counter()
     predict(classifier, images)
-    return (time.perf_counter() - start) / _PROBE_IMAGES
+    return (time.perf_counter() - start) / count
 
 
 def inversion_seconds(classifier: Classifier, runtime: Runtime, seed: int = 0) -> float:
-    """Seconds that a step of the natural preset takes here.
+    """Seconds that a step of the natural preset takes here, or would in as large a batch.
 
     Raises:
         PreimageError: where the classifier cannot be inverted at all.
         DivergedError: where it answers NaN.
     """
     natural = replace(PRESETS["natural"], members=1, check_every=10 * _PROBE_STEPS, seed=seed)
-    return _per_step(
-        lambda steps: invert(classifier, replace(natural, steps=steps), runtime=runtime)
+    room = batch_room(classifier, natural, runtime) or natural.batch
+    batch = max(_LEAST_BATCH, min(at_once(classifier.spec, natural.batch), room))
+    tried = replace(natural, batch=batch)
+    step = _per_step(
+        lambda steps: invert(classifier, replace(tried, steps=steps), runtime=runtime), _SLOW
     )
+    return step * natural.batch / batch
 
 
 def reconstruction_seconds(
-    classifier: Classifier, runtime: Runtime, seed: int = 0, enough: float = float("inf")
+    classifier: Classifier,
+    runtime: Runtime,
+    images: int,
+    seed: int = 0,
+    enough: float = float("inf"),
 ) -> float:
-    """Seconds that a step of reconstruction of :func:`leak_images` images takes here.
+    """Seconds that a step of reconstruction takes here.
 
     Args:
         classifier: whose training images would be looked for.
         runtime: device and precision.
+        images: how many are looked for.
         seed: everything random follows from it.
         enough: when the first step alone takes so many seconds, no other is tried.
 
@@ -90,7 +104,7 @@ def reconstruction_seconds(
         DivergedError: where the classifier answers NaN.
     """
     # unmixing comes once before the steps: each trial would do it anew
-    config = ReconstructConfig(images=leak_images(classifier.classes), start="noise", seed=seed)
+    config = ReconstructConfig(images=images, start="noise", seed=seed)
     return _per_step(
         lambda steps: reconstruct(classifier, replace(config, steps=steps), runtime=runtime),
         enough,

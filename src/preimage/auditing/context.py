@@ -21,11 +21,13 @@ from preimage.auditing.budget import (
 from preimage.auditing.parts import LeftOutError
 from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Audit
+from preimage.config import PRESETS
 from preimage.data import ImageSet
 from preimage.drawing import balanced_labels
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
 from preimage.jobs.report import Reporter
+from preimage.loop import batch_room
 from preimage.run import RunFolder
 from preimage.runtime import make_fabric
 from preimage.types import Sample
@@ -114,12 +116,25 @@ class Context:
             lambda: inversion_seconds(self.classifier, command.runtime, command.seed),
         )
 
-    def reconstruction_seconds(self, enough: float) -> float:
+    @property
+    def inversion_room(self) -> int:
+        """The largest batch of inversion that there is memory for."""
+        natural = PRESETS["natural"]
+
+        def measure() -> int:
+            room = batch_room(self.classifier, natural, self.command.runtime)
+            return natural.batch if room is None else room
+
+        return int(self.fixed("inversion room", measure))
+
+    def reconstruction_seconds(self, images: int, enough: float) -> float:
         """Seconds for a step of reconstruction; at least `enough` where it is as slow as that."""
         command = self.command
         return self._speed(
             "reconstruction",
-            lambda: reconstruction_seconds(self.classifier, command.runtime, command.seed, enough),
+            lambda: reconstruction_seconds(
+                self.classifier, command.runtime, images, command.seed, enough
+            ),
         )
 
     def _speed(self, name: str, measure: Callable[[], float]) -> float:

@@ -12,6 +12,8 @@ from preimage.auditing.reconstructed import leak_figures
 from preimage.commands import Control, Output, Reconstruct
 from preimage.config import ReconstructConfig
 from preimage.jobs.reconstruct import PANELS_FILE, reconstruct_job
+from preimage.leak.reconstruction import images_room
+from preimage.leak.verdict import FEWEST
 
 _LEAST, _MOST = 100, 2000
 _SEARCH = 0.75
@@ -23,15 +25,19 @@ _COMPARED = 500
 def leak(context: Context, seconds: float) -> Found:
     """The verdict, its figures and the best pairs."""
     command = context.command
-    steps = context.fixed("leak steps", lambda: _steps(context, seconds))
+    images = context.fixed("leak images", lambda: _images(context))
+    if images < FEWEST:
+        raise LeftOutError(
+            f"there is memory for {images} reconstructions at a time, and fewer than {FEWEST} tell "
+            "nothing; audit it where there is more"
+        )
+    steps = context.fixed("leak steps", lambda: _steps(context, images, seconds))
     if steps < _LEAST:
         raise LeftOutError(
             f"there is time for {steps} steps of reconstruction, and fewer than {_LEAST} tell "
             "nothing; give a larger --budget"
         )
-    config = ReconstructConfig(
-        images=leak_images(context.classifier.classes), steps=steps, seed=command.seed
-    )
+    config = ReconstructConfig(images=images, steps=steps, seed=command.seed)
     record, folder = reconstruct_job(
         Reconstruct(
             model=command.model,
@@ -56,6 +62,14 @@ def leak(context: Context, seconds: float) -> Found:
     return Found(leak_figures(record, asdict(config)), panels, [note])
 
 
-def _steps(context: Context, seconds: float) -> int:
-    step = context.reconstruction_seconds(enough=seconds / _LEAST)
+def _images(context: Context) -> int:
+    """Those that are usual, or as many as there is memory for."""
+    config = ReconstructConfig(seed=context.command.seed)
+    room = images_room(context.classifier, config, context.command.runtime)
+    usual = leak_images(context.classifier.classes)
+    return usual if room is None else min(usual, room)
+
+
+def _steps(context: Context, images: int, seconds: float) -> int:
+    step = context.reconstruction_seconds(images, enough=seconds / _LEAST)
     return min(_MOST, int(_SEARCH * seconds / step))

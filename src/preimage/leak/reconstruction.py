@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from preimage.leak.objective import Objective
 from preimage.leak.terms import smooth_relu
 from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
+from preimage.room import check_room, most_images, step_bytes
 from preimage.runtime import make_fabric, stream
 from preimage.training import one_device
 from preimage.types import Condition
@@ -99,11 +101,33 @@ def reconstruct(
         known = known.to(fabric.device)
         if len(known) == config.images:
             return Reconstruction(known.cpu(), _answers(classifier, known), len(known))
+        check_room(
+            partial(_forward, classifier, config, fabric.device),
+            config.images,
+            classifier.spec,
+            fabric.device,
+            "--images",
+        )
         search = _Search(classifier, config, fabric.device, known)
         search.run(state, checkpoint, on_step)
         with torch.no_grad():
             images = search.images().clamp(0, 1).float().cpu()
     return Reconstruction(images, search.objective.labels.cpu(), len(known))
+
+
+def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runtime) -> int | None:
+    """How many images there is memory to look for; None where the machine does not tell."""
+    device = make_fabric(one_device(runtime)).device
+    with frozen(classifier, device), _differentiable(classifier, config):
+        return most_images(step_bytes(partial(_forward, classifier, config, device)), device)
+
+
+def _forward(
+    classifier: Classifier, config: ReconstructConfig, device: torch.device, images: int
+) -> object:
+    """The terms of a first step with so many images."""
+    none = torch.empty(0, *classifier.spec.shape, device=device)
+    return _Search(classifier, replace(config, images=images), device, none).values(0)
 
 
 def _known(
@@ -198,9 +222,14 @@ class _Search:
             if checkpoint and (step % SAVE_EVERY == 0 or step == self.config.steps):
                 checkpoint.save_state(self._state(step))
 
+    def values(self, step: int, images: Tensor | None = None) -> dict[str, Tensor]:
+        """The terms, each a scalar with its graph."""
+        images = self.images() if images is None else images
+        return self.objective.values(self.balance.priorities, images, self.multipliers, step)
+
     def _step(self, step: int) -> dict[str, float]:
         images = self.images()
-        values = self.objective.values(self.balance.priorities, images, self.multipliers, step)
+        values = self.values(step, images)
         if step % LOOK_EVERY == 0:
             self.balance.look(values, images)
         loss = self.balance.total(values)

@@ -1,0 +1,124 @@
+"""Whether a training step fits in memory, told before it is tried.
+
+On a GPU what does not fit is an error. On Linux's CPUs the system ends the process without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, UntypedStorage
+
+from preimage.errors import PreimageError
+from preimage.types import ImageSpec
+
+_FEW = 2
+_PEAK = 2.2
+"""Memory of a step over what its forward pass keeps: gradients, and what is made on the way."""
+_USABLE = 0.9
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Kept:
+    """Bytes that autograd keeps for a backward pass."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def kept() -> Iterator[Kept]:
+    """Count what is kept meanwhile; memory that several keep counts once."""
+    found = Kept()
+    # by address; held, since memory that is free again would be given to the next
+    seen: dict[int, UntypedStorage] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen[storage.data_ptr()] = storage
+            found.bytes += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield found
+
+
+def step_bytes(forward: Callable[[int], object]) -> float:
+    """About what a step takes for every image.
+
+    Args:
+        forward: does the forward pass of so many images, and returns what holds its graph.
+    """
+    counts = []
+    for images in (_FEW, 2 * _FEW):
+        with kept() as found:
+            graph = forward(images)
+        counts.append(found.bytes)
+        del graph
+    return _PEAK * (counts[1] - counts[0]) / _FEW
+
+
+def free_bytes(device: torch.device) -> float | None:
+    """Memory that is free on a device; None where it does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    known = [value for value in (_available(), _left_of_group()) if value is not None]
+    return min(known) if known and device.type == "cpu" else None
+
+
+def most_images(per_image: float, device: torch.device) -> int | None:
+    """How many images a step has room for; None where nobody can tell."""
+    free = free_bytes(device)
+    return None if free is None or per_image <= 0 else int(_USABLE * free / per_image)
+
+
+def check_room(
+    forward: Callable[[int], object],
+    images: int,
+    spec: ImageSpec,
+    device: torch.device,
+    option: str,
+) -> None:
+    """Refuse a step that does not fit.
+
+    Args:
+        forward: as in :func:`step_bytes`.
+        images: of a step.
+        spec: their shape.
+        device: where it is to run.
+        option: what to lower.
+
+    Raises:
+        PreimageError: naming how many images fit.
+    """
+    per_image = step_bytes(forward)
+    most = most_images(per_image, device)
+    if most is None or images <= most:
+        return
+    lower = f"lower {option} to {most}" if most >= _FEW else "choose smaller images"
+    raise PreimageError(
+        f"expected room for {images} images {spec} at a time, which take about "
+        f"{per_image * images / 1e9:.1f} GB, found {(free_bytes(device) or 0) / 1e9:.1f} GB free; "
+        f"{lower}, or work where there is more memory"
+    )
+
+
+def _available() -> float | None:
+    """What Linux counts as available."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    return None
+
+
+def _left_of_group() -> float | None:
+    """What a container has left, where it has a limit."""
+    with suppress(OSError, ValueError):
+        most = int((_CGROUP / "memory.max").read_text())
+        return float(most - int((_CGROUP / "memory.current").read_text()))
+    return None
