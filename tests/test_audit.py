@@ -252,7 +252,7 @@ def test_too_little_time_for_an_inversion_is_told_on_the_page(capsys, monkeypatc
 
 def test_more_time_makes_more_work():
     class Fake:
-        inversion_seconds = 0.1
+        inversion_seconds, inversion_room = 0.1, 256
 
     few, many = (acceptance_steps(Fake(), seconds) for seconds in (2.0, 60.0))
     assert 0 < few < many <= PRESETS["natural"].steps
@@ -261,11 +261,30 @@ def test_more_time_makes_more_work():
 
 def test_a_slow_machine_takes_smaller_batches_so_that_there_are_steps():
     class Slow:
-        inversion_seconds = 1.0
+        inversion_seconds, inversion_room = 1.0, 256
 
     batches = [acceptance._batch(Slow(), seconds) for seconds in (1000.0, 200.0, 72.0, 1.0)]
     assert batches == [256, 128, 64, 64]
     assert acceptance_steps(Slow(), 72.0) == 230 and acceptance_steps(Slow(), 250.0) == 200
+
+
+def test_little_memory_takes_smaller_batches():
+    for room, batch in ((1000, 256), (255, 128), (40, 32), (3, 8)):
+        context = SimpleNamespace(inversion_seconds=0.001, inversion_room=room)
+        assert acceptance._batch(context, 1000.0) == batch
+
+
+@pytest.mark.parametrize(("cost", "images"), [(1e-4, 500), (1e-2, 125), (1.0, 50)])
+def test_a_large_network_is_asked_about_less_noise(cost, images):
+    assert acceptance._noise_images(SimpleNamespace(predict_seconds=cost), 10.0, 8) == images
+
+
+def test_too_little_memory_for_a_verdict_is_told(capsys, data, monkeypatch):
+    monkeypatch.setattr(leaking, "images_room", lambda *_: 7)
+    only(monkeypatch, "leak")
+    status, record, _ = audit(capsys, "--data", data)
+    assert status == 0
+    assert "memory for 7 reconstructions" in state(record, "leak")["reason"]
 
 
 acceptance_steps = acceptance._steps

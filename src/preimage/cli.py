@@ -225,7 +225,8 @@ def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any],
     places = {"folder": str(folder), "page": str(folder / PAGE_FILE)}
     shown = result if command.output.json else _answers(result)
     failed = [outcome.text for outcome in outcomes if outcome.failed]
-    return {**shown, **places, _FAILED: failed}, f"Audited {command.model.model}"
+    gated = {_FAILED: failed} if conditions or command.output.json else {}
+    return {**shown, **places, **gated}, f"Audited {command.model.model}"
 
 
 def _write(name: str | None, text: str) -> None:

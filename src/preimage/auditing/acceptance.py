@@ -31,7 +31,7 @@ _MEMBER_STEPS = 350
 """Steps that a generator takes to become accurate; a bank of several needs as many for each."""
 _MANY, _FEW = 10_000, 2000
 _GALLERY = 12
-_NOISE = 500
+_NOISE, _LEAST_NOISE = 500, 50
 
 
 @part("inversion", "accept", 0.4, job=True)
@@ -141,10 +141,12 @@ def _class(context: Context, label: int) -> Strip:
 @part("noise", "accept", 0.02)
 def noise(context: Context, seconds: float) -> Found:
     """How much of what shows nothing is taken for a class with confidence."""
-    origin, starts = _starts(context)
+    kinds = synthetic_names(shapeless=True)
+    each = context.fixed("noise images", lambda: _noise_images(context, seconds, len(kinds)))
+    origin, starts = _starts(context, each)
     rows, taken, count = [], 0, 0
     by_set = {}
-    for name in synthetic_names(shapeless=True):
+    for name in kinds:
         images = make_synthetic(name, starts, context.command.seed).floats()
         sure = _sure(context, images)
         taken, count = taken + sure, count + len(images)
@@ -155,27 +157,33 @@ def noise(context: Context, seconds: float) -> Found:
         f"its classes with a confidence above {CONFIDENT:.0%}. The kinds that start from an image "
         f"start from {origin}."
     )
-    kinds = Table("Taken with confidence", ["Kind", "taken for a class"], rows, text)
+    shares = Table("Taken with confidence", ["Kind", "taken for a class"], rows, text)
     figures = {
         "noise_share": taken / count,
         "noise_interval": list(wilson(taken, count)),
         "noise_images": count,
         "noise_by_set": by_set,
     }
-    return Found(figures, [table(kinds)])
+    return Found(figures, [table(shares)])
 
 
-def _starts(context: Context) -> tuple[str, ImageSet]:
+def _noise_images(context: Context, seconds: float, kinds: int) -> int:
+    """Of each kind: as many as there is time for, since a large network needs long for each."""
+    room = int(seconds / max(1e-9, kinds * context.predict_seconds))
+    return max(_LEAST_NOISE, min(_NOISE, room))
+
+
+def _starts(context: Context, count: int) -> tuple[str, ImageSet]:
     """What some kinds are made from: real images, or inversions, or else noise."""
     real = context.data.test
     if real is not None:
-        step = max(1, len(real) // _NOISE)
-        return "real ones", real.subset(torch.arange(0, len(real), step)[:_NOISE])
+        step = max(1, len(real) // count)
+        return "real ones", real.subset(torch.arange(0, len(real), step)[:count])
     try:
-        name, images = "inversions", context.sample.images[:_NOISE]
+        name, images = "inversions", context.sample.images[:count]
     except LeftOutError:
         random = stream(context.command.seed, "audit noise")
-        name, images = "noise", torch.rand(_NOISE, *context.classifier.spec.shape, generator=random)
+        name, images = "noise", torch.rand(count, *context.classifier.spec.shape, generator=random)
     return name, ImageSet(
         name=name,
         split="all",
