@@ -275,7 +275,8 @@ def test_little_memory_takes_smaller_batches():
 
 
 @pytest.mark.parametrize(("cost", "images"), [(1e-4, 500), (1e-2, 125), (1.0, 50)])
-def test_a_large_network_is_asked_about_less_noise(cost, images):
+def test_a_large_network_is_asked_about_less_noise(cost, images, monkeypatch):
+    monkeypatch.setattr(acceptance, "_NOISE", 500)
     assert acceptance._noise_images(SimpleNamespace(predict_seconds=cost), 10.0, 8) == images
 
 
