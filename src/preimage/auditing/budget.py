@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from preimage.config import PRESETS, ReconstructConfig, Runtime
 from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.inversion import predict
-from preimage.leak.reconstruction import reconstruct
+from preimage.leak.reconstruction import step_seconds
 from preimage.loop import batch_room, invert
 from preimage.runtime import stream
 
@@ -27,7 +28,7 @@ _PROBE_STEPS = 4
 _LEAK_IMAGES = 60
 _LEAST_BATCH = 2
 _SLOW = 15.0
-"""Seconds of a first step after which no further ones are tried."""
+"""Seconds of steps after which no further ones are tried."""
 
 
 def parse_budget(text: str) -> float:
@@ -77,10 +78,9 @@ def inversion_seconds(classifier: Classifier, runtime: Runtime, seed: int = 0) -
     natural = replace(PRESETS["natural"], members=1, check_every=10 * _PROBE_STEPS, seed=seed)
     room = batch_room(classifier, natural, runtime) or natural.batch
     batch = max(_LEAST_BATCH, min(at_once(classifier.spec, natural.batch), room))
-    tried = replace(natural, batch=batch)
-    step = _per_step(
-        lambda steps: invert(classifier, replace(tried, steps=steps), runtime=runtime), _SLOW
-    )
+    # more steps than are waited for: the last one would be followed by a check
+    tried = replace(natural, batch=batch, steps=_PROBE_STEPS + 2)
+    step = _pace(lambda heard: invert(classifier, tried, runtime=runtime, on_step=heard))
     return step * natural.batch / batch
 
 
@@ -98,29 +98,32 @@ def reconstruction_seconds(
         runtime: device and precision.
         images: how many are looked for.
         seed: everything random follows from it.
-        enough: when the first step alone takes so many seconds, no other is tried.
+        enough: when the steps have taken so many seconds, no other is tried.
 
     Raises:
         DivergedError: where the classifier answers NaN.
     """
-    # unmixing comes once before the steps: each trial would do it anew
     config = ReconstructConfig(images=images, start="noise", seed=seed)
-    return _per_step(
-        lambda steps: reconstruct(classifier, replace(config, steps=steps), runtime=runtime),
-        enough,
-    )
+    return step_seconds(classifier, config, runtime, _PROBE_STEPS, enough)
 
 
-def _per_step(run: Callable[[int], object], enough: float = float("inf")) -> float:
-    """What each step adds to a run of a single one, whose set-up does not count."""
-    one = _timed(run, 1)
-    if one >= enough:
-        return one
-    more = _timed(run, 1 + _PROBE_STEPS)
-    return max(more - one, more / 10) / _PROBE_STEPS
+class _EnoughError(Exception):
+    """Ends a probe."""
 
 
-def _timed(run: Callable[[int], object], steps: int) -> float:
-    start = time.perf_counter()
-    run(steps)
-    return time.perf_counter() - start
+def _pace(run: Callable[[Callable[[object], None]], object]) -> float:
+    """Seconds from step to step; the first one, and what goes before it, do not count.
+
+    Args:
+        run: calls what it is given after every step.
+    """
+    times: list[float] = []
+
+    def heard(_: object) -> None:
+        times.append(time.perf_counter())
+        if len(times) > _PROBE_STEPS or times[-1] - times[0] >= _SLOW:
+            raise _EnoughError
+
+    with suppress(_EnoughError):
+        run(heard)
+    return (times[-1] - times[0]) / (len(times) - 1)

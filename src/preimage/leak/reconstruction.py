@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,12 +123,52 @@ def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runt
         return most_images(step_bytes(partial(_forward, classifier, config, device)), device)
 
 
+def step_seconds(
+    classifier: Classifier,
+    config: ReconstructConfig,
+    runtime: Runtime,
+    tries: int,
+    enough: float = math.inf,
+) -> float:
+    """Seconds that a step of the search takes here, its part of the looks at gradients included.
+
+    Args:
+        classifier: it is afterwards as it was.
+        config: settings; nothing is taken from the weights.
+        runtime: device.
+        tries: steps to measure, at least 1.
+        enough: when they have taken so many seconds, no other is tried.
+
+    Raises:
+        PreimageError: where there is no memory for a step.
+        DivergedError: where the classifier answers NaN.
+    """
+    device = make_fabric(one_device(runtime)).device
+    with frozen(classifier, device), _differentiable(classifier, config):
+        forward = partial(_forward, classifier, config, device)
+        check_room(forward, config.images, classifier.spec, device, "--images")
+        search = _Search(classifier, config, device, _none(classifier, device))
+        took = []
+        for step in range(1 + tries):
+            start = time.perf_counter()
+            search.step(step)
+            took.append(time.perf_counter() - start)
+            if step and sum(took) >= enough:
+                break
+    first, usual = took[0], sum(took[1:]) / len(took[1:])
+    return usual + max(0.0, first - usual) / LOOK_EVERY
+
+
 def _forward(
     classifier: Classifier, config: ReconstructConfig, device: torch.device, images: int
 ) -> object:
     """The terms of a first step with so many images."""
-    none = torch.empty(0, *classifier.spec.shape, device=device)
-    return _Search(classifier, replace(config, images=images), device, none).values(0)
+    search = _Search(classifier, replace(config, images=images), device, _none(classifier, device))
+    return search.values(0)
+
+
+def _none(classifier: Classifier, device: torch.device) -> Tensor:
+    return torch.empty(0, *classifier.spec.shape, device=device)
 
 
 def _known(
@@ -215,7 +256,7 @@ class _Search:
         """Search until the steps are over, from `state` on."""
         step = self._restore(state) if state else 0
         while step < self.config.steps:
-            values = self._step(step)
+            values = self.step(step)
             step += 1
             if on_step and (step % LOOK_EVERY == 0 or step == self.config.steps):
                 on_step(ReconstructProgress(step, self.config.steps, values))
@@ -227,7 +268,8 @@ class _Search:
         images = self.images() if images is None else images
         return self.objective.values(self.balance.priorities, images, self.multipliers, step)
 
-    def _step(self, step: int) -> dict[str, float]:
+    def step(self, step: int) -> dict[str, float]:
+        """One step of the optimiser, after a look at the gradients where one is due."""
         images = self.images()
         values = self.values(step, images)
         if step % LOOK_EVERY == 0:
