@@ -348,3 +348,16 @@ def test_photographs_of_several_sizes_are_converted_to_the_classifiers(trained, 
     with pytest.warns(UserWarning, match="no splits"):
         judges, _ = judges_of(mlp, data=str(tmp_path / "photos"))
     assert judges.real.images.shape == (6, 1, tiny.SIDE, tiny.SIDE)
+
+
+@pytest.mark.parametrize("epochs", ["1", "40"])
+def test_an_evaluator_that_knows_too_little_is_told(capsys, epochs):
+    data = tiny.write_npz(Path("bands.npz"))
+    assert main(tiny.train_arguments(data, "mlp")) == 0
+    judge = [*tiny.train_arguments(data, "judge", arch="cnn"), "--epochs", epochs]
+    assert main([*judge, "--lr", "0.0001" if epochs == "1" else "0.02"]) == 0
+    capsys.readouterr()
+    arguments = ["--data", str(data), "--evaluator", "judge", "--no-student", "--out", "run"]
+    assert main(["invert", "mlp", *tiny.FEW, "--steps", "5", *arguments]) == 0
+    told = "says of inversions tells little" in " ".join(capsys.readouterr().err.split())
+    assert told == (epochs == "1")

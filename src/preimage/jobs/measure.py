@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from preimage import zoo
 from preimage.classifier import Classifier
 from preimage.commands import Measure
@@ -13,9 +15,12 @@ from preimage.data.order import in_order, moved_classes
 from preimage.errors import PreimageError
 from preimage.jobs.report import Reporter
 from preimage.sources import load_classifier
+from preimage.training import accuracy_on
 from preimage.zoo.architectures import family
 
 _EVALUATOR = "-evaluator"
+_TRIED, _WORTHY = 1000, 0.8
+"""Real images that an evaluator is tried on, and its share of the classifier's accuracy there."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,23 @@ def find_judges(
     """
     own = own_data(model.model)
     dataset = measure.data or own
-    return Judges(
-        dataset,
-        _real(dataset, classifier, report, asked=measure.data is not None)
-        if measure.real
-        else None,
-        find_evaluator(model, classifier, measure.evaluator),
-    )
+    asked = measure.data is not None
+    real = _real(dataset, classifier, report, asked=asked) if measure.real else None
+    evaluator = find_evaluator(model, classifier, measure.evaluator)
+    if evaluator is not None and real is not None:
+        _doubt(evaluator, classifier, real, report)
+    return Judges(dataset, real, evaluator)
+
+
+def _doubt(evaluator: Classifier, classifier: Classifier, real: ImageSet, report: Reporter) -> None:
+    """Say so where the judge itself knows too little of the classes."""
+    some = real.subset(torch.linspace(0, len(real) - 1, min(_TRIED, len(real))).long())
+    own, right = accuracy_on(classifier, some), accuracy_on(evaluator, some)
+    if right < _WORTHY * own:
+        report.warn(
+            f"the evaluator gets {right:.0%} of real images right and the classifier {own:.0%}, so "
+            "what the evaluator says of inversions tells little; train a better one"
+        )
 
 
 def own_data(model: str) -> str | None:
