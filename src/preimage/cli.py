@@ -251,7 +251,9 @@ def _compare(command: commands.Compare, terminal: Terminal) -> tuple[dict[str, A
 def _answers(record: dict[str, Any]) -> dict[str, Any]:
     """The three answers, as a person reads them."""
     return {
-        answer["question"]: f"{answer['answer']}. {answer['figure']} {answer['meaning']}"
+        answer["question"]: " ".join(
+            part for part in (f"{answer['answer']}.", answer["figure"], answer["meaning"]) if part
+        )
         for answer in record["answers"]
     }
 

@@ -128,7 +128,7 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
 
 
 def _nothing(question: str, why: str) -> Answer:
-    return Answer(question, "Not measured", "–", why or "Nothing was measured.", "", "unknown")  # noqa: RUF001
+    return Answer(question, "Not measured", "", why or "Nothing was measured.", "", "unknown")
 
 
 def _by(share: float, words: tuple[str, str, str]) -> str:
