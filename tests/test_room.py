@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import preimage
+import preimage.leak.reconstruction
+import preimage.loop
 import tiny
 from preimage import room
 from preimage.classifier import Classifier
@@ -24,6 +26,11 @@ CPU = Runtime(accelerator="cpu", precision="32-true")
 SMALL = InvertConfig(
     preset="paper", steps=1, batch=64, generator=GeneratorConfig(latent=4, width=4)
 )
+
+
+def with_free(monkeypatch, free):
+    for module in (preimage.loop, preimage.leak.reconstruction):
+        monkeypatch.setattr(module, "free_bytes", lambda _: free)
 
 
 def classifier():
@@ -47,7 +54,7 @@ def test_a_step_is_measured_by_the_image():
 
 @pytest.mark.parametrize("what", ["--batch", "--images"])
 def test_what_does_not_fit_is_one_sentence_before_any_step(monkeypatch, what):
-    monkeypatch.setattr(room, "free_bytes", lambda _: 2e5)
+    with_free(monkeypatch, 2e5)
 
     def run(images):
         if what == "--batch":
@@ -62,17 +69,17 @@ def test_what_does_not_fit_is_one_sentence_before_any_step(monkeypatch, what):
     most = int(re.search(rf"lower {what} to (\d+)", str(told.value))[1])
     assert 2 <= most < 64
     run(most)
-    monkeypatch.setattr(room, "free_bytes", lambda _: 1e3)
+    with_free(monkeypatch, 1e3)
     with pytest.raises(PreimageError, match="choose smaller images"):
         run(2)
-    monkeypatch.setattr(room, "free_bytes", lambda _: None)
+    with_free(monkeypatch, None)
     run(64)
 
 
 def test_rooms_are_those_of_the_machine(monkeypatch):
     settings = ReconstructConfig(images=64, start="noise")
     for free in (1e6, 2e6):
-        monkeypatch.setattr(room, "free_bytes", lambda _, free=free: free)
+        with_free(monkeypatch, free)
         batch = batch_room(classifier(), SMALL, CPU)
         images = images_room(classifier(), settings, CPU)
         if free == 1e6:
@@ -80,7 +87,7 @@ def test_rooms_are_those_of_the_machine(monkeypatch):
     assert batch == pytest.approx(2 * first[0], abs=1) and images == pytest.approx(
         2 * first[1], abs=1
     )
-    monkeypatch.setattr(room, "free_bytes", lambda _: None)
+    with_free(monkeypatch, None)
     assert batch_room(classifier(), SMALL, CPU) is None
 
 
@@ -99,3 +106,9 @@ def test_what_is_free_is_the_least_of_system_and_container(tmp_path, monkeypatch
     monkeypatch.setattr(room, "_CGROUP", tmp_path / "none")
     monkeypatch.setattr(room, "_MEMINFO", tmp_path / "none")
     assert room.free_bytes(cpu) is None
+
+
+def test_several_processes_share_what_an_option_says():
+    room.check_room(10.0, 4, SPEC, 1000.0, "--batch", processes=2)
+    with pytest.raises(PreimageError, match=r"room for 400 images .* lower --batch to 180"):
+        room.check_room(10.0, 400, SPEC, 1000.0, "--batch", processes=2)

@@ -24,7 +24,7 @@ from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
 from preimage.limits import check_invert
 from preimage.losses import Objective, paper_terms, parse_term
-from preimage.room import check_room, most_images, step_bytes
+from preimage.room import check_room, free_bytes, most_images, step_bytes
 from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.types import ImageSpec, Layer, Prediction, Sample
 
@@ -153,8 +153,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the steps are done or the held-out check is good enough."""
-        share = self.config.batch // self.fabric.world_size
-        check_room(self.forward, share, self.inversion.spec, self.fabric.device, "--batch")
+        self._check_room()
         step = self._restore()
         while step < self.config.steps and not self._enough():
             if step in self.starts[1:]:
@@ -169,6 +168,18 @@ class Trainer:
                 self.on_step(Progress(step, self.config.steps, loss, check))
             if due:
                 self._save(step)
+
+    def _check_room(self) -> None:
+        """Decide alike on all processes: one that refused alone would leave the others waiting."""
+        world, device = self.fabric.world_size, self.fabric.device
+        free = free_bytes(device)
+        if world > 1:
+            # processes on CPUs have one memory between them
+            own = math.inf if free is None else free / (world if device.type == "cpu" else 1)
+            least = float(torch.as_tensor(self.fabric.all_gather(torch.tensor(own))).min())
+            free = least if math.isfinite(least) else None
+        per_image, share = step_bytes(self.forward), self.config.batch // world
+        check_room(per_image, share, self.inversion.spec, free, "--batch", world)
 
     def forward(self, images: int) -> object:
         """Draw and judge so many images as a training step does; nothing learns from it."""
@@ -340,7 +351,7 @@ def batch_room(classifier: Classifier, config: InvertConfig, runtime: Runtime) -
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
         trainer = Trainer(fabric, inversion, classifier, default_objective(config))
-        return most_images(step_bytes(trainer.forward), fabric.device)
+        return most_images(step_bytes(trainer.forward), free_bytes(fabric.device))
 
 
 def member_starts(steps: int, members: int) -> list[int]:

@@ -70,40 +70,40 @@ def free_bytes(device: torch.device) -> float | None:
     return min(known) if known and device.type == "cpu" else None
 
 
-def most_images(per_image: float, device: torch.device) -> int | None:
-    """How many images a step has room for; None where nobody can tell."""
-    free = free_bytes(device)
+def most_images(per_image: float, free: float | None) -> int | None:
+    """How many images a step has room for in so many bytes; None where nobody can tell."""
     return None if free is None or per_image <= 0 else int(_USABLE * free / per_image)
 
 
 def check_room(
-    forward: Callable[[int], object],
+    per_image: float,
     images: int,
     spec: ImageSpec,
-    device: torch.device,
+    free: float | None,
     option: str,
+    processes: int = 1,
 ) -> None:
     """Refuse a step that does not fit.
 
     Args:
-        forward: as in :func:`step_bytes`.
-        images: of a step.
+        per_image: bytes, see :func:`step_bytes`.
+        images: of a step, on one of the processes.
         spec: their shape.
-        device: where it is to run.
+        free: bytes there, see :func:`free_bytes`.
         option: what to lower.
+        processes: that share what the option says.
 
     Raises:
         PreimageError: naming how many images fit.
     """
-    per_image = step_bytes(forward)
-    most = most_images(per_image, device)
-    if most is None or images <= most:
+    most = most_images(per_image, free)
+    if most is None or free is None or images <= most:
         return
-    lower = f"lower {option} to {most}" if most >= _FEW else "choose smaller images"
+    fits = f"lower {option} to {most * processes}" if most >= _FEW else "choose smaller images"
     raise PreimageError(
         f"expected room for {images} images {spec} at a time, which take about "
-        f"{per_image * images / 1e9:.1f} GB, found {(free_bytes(device) or 0) / 1e9:.1f} GB free; "
-        f"{lower}, or work where there is more memory"
+        f"{per_image * images / 1e9:.1f} GB, found {free / 1e9:.1f} GB free; {fits}, or work where "
+        "there is more memory"
     )
 
 

@@ -29,7 +29,7 @@ from preimage.leak.objective import Objective
 from preimage.leak.terms import smooth_relu
 from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
-from preimage.room import check_room, most_images, step_bytes
+from preimage.room import check_room, free_bytes, most_images, step_bytes
 from preimage.runtime import make_fabric, stream
 from preimage.training import one_device
 from preimage.types import Condition
@@ -102,13 +102,7 @@ def reconstruct(
         known = known.to(fabric.device)
         if len(known) == config.images:
             return Reconstruction(known.cpu(), _answers(classifier, known), len(known))
-        check_room(
-            partial(_forward, classifier, config, fabric.device),
-            config.images,
-            classifier.spec,
-            fabric.device,
-            "--images",
-        )
+        _check_room(classifier, config, fabric.device)
         search = _Search(classifier, config, fabric.device, known)
         search.run(state, checkpoint, on_step)
         with torch.no_grad():
@@ -120,7 +114,13 @@ def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runt
     """How many images there is memory to look for; None where the machine does not tell."""
     device = make_fabric(one_device(runtime)).device
     with frozen(classifier, device), _differentiable(classifier, config):
-        return most_images(step_bytes(partial(_forward, classifier, config, device)), device)
+        per_image = step_bytes(partial(_forward, classifier, config, device))
+        return most_images(per_image, free_bytes(device))
+
+
+def _check_room(classifier: Classifier, config: ReconstructConfig, device: torch.device) -> None:
+    per_image = step_bytes(partial(_forward, classifier, config, device))
+    check_room(per_image, config.images, classifier.spec, free_bytes(device), "--images")
 
 
 def step_seconds(
@@ -145,8 +145,7 @@ def step_seconds(
     """
     device = make_fabric(one_device(runtime)).device
     with frozen(classifier, device), _differentiable(classifier, config):
-        forward = partial(_forward, classifier, config, device)
-        check_room(forward, config.images, classifier.spec, device, "--images")
+        _check_room(classifier, config, device)
         search = _Search(classifier, config, device, _none(classifier, device))
         took = []
         for step in range(1 + tries):
