@@ -178,6 +178,19 @@ def test_half_are_looked_for_where_more_come_out_than_are_asked_for():
     assert found.unmixed == 3 and found.images.shape == (6, *SPEC.shape)
 
 
+def test_mixtures_have_no_part_in_the_search():
+    config = ReconstructConfig(images=6, steps=130)
+    target, memory = planted(), tiny.Memory()
+    found = reconstruct(target, config)
+    alone = reconstruct(target, replace(config, images=3, start="noise"))
+    assert torch.equal(found.images[3:], alone.images)
+    assert torch.equal(found.labels[3:], alone.labels)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(target, config, checkpoint=memory, on_step=tiny.killer(what="steps", step=125))
+    again = reconstruct(target, config, checkpoint=memory)
+    assert torch.equal(found.images, again.images) and torch.equal(found.labels, again.labels)
+
+
 def test_no_search_where_the_weights_give_all_that_is_asked_for():
     count = reconstruct(planted(), ReconstructConfig(images=COUNT + 1, steps=1)).unmixed
     seen = []

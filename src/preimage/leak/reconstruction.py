@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,9 @@ def reconstruct(
     Application 3 of "Network Inversion and Its Applications" (arXiv 2411.17777), with the
     stationarity of Haim et al. 2022 as one more term and weights that balance themselves. What
     comes out of a dense first layer's weights (:mod:`preimage.leak.unmixing`) need not be looked
-    for: it stays as it is, and has its part in explaining the weights.
+    for: it stays as it is, and has its part in explaining the weights, unless it is still mixed. A
+    mixture of training images explains the weights as well as these do, and would leave nothing
+    to look for.
 
     Args:
         classifier: it is afterwards as it was.
@@ -98,16 +100,20 @@ def reconstruct(
     fabric = make_fabric(one_device(runtime or Runtime()))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
         state = checkpoint.load_state() if checkpoint else None
-        known = state["known"] if state else _known(classifier, config, fabric.device, on_step)
-        known = known.to(fabric.device)
-        if len(known) == config.images:
-            return Reconstruction(known.cpu(), _answers(classifier, known), len(known))
+        known = (
+            _Known(state["known"], state["mixed"])
+            if state
+            else _known(classifier, config, fabric.device, on_step)
+        )
+        if len(known.images) == config.images:
+            return Reconstruction(known.images, _answers(classifier, known.images), config.images)
         _check_room(classifier, config, fabric.device)
         search = _Search(classifier, config, fabric.device, known)
         search.run(state, checkpoint, on_step)
         with torch.no_grad():
-            images = search.images().clamp(0, 1).float().cpu()
-    return Reconstruction(images, search.objective.labels.cpu(), len(known))
+            found = search.carrier().clamp(0, 1).float().cpu()
+        labels = torch.cat([_answers(classifier, known.images), search.wanted])
+    return Reconstruction(torch.cat([known.images, found]), labels, len(known.images))
 
 
 def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runtime) -> int | None:
@@ -146,7 +152,7 @@ def step_seconds(
     device = make_fabric(one_device(runtime)).device
     with frozen(classifier, device), _differentiable(classifier, config):
         _check_room(classifier, config, device)
-        search = _Search(classifier, config, device, _none(classifier, device))
+        search = _Search(classifier, config, device, _nothing(classifier))
         took = []
         for step in range(1 + tries):
             start = time.perf_counter()
@@ -162,12 +168,21 @@ def _forward(
     classifier: Classifier, config: ReconstructConfig, device: torch.device, images: int
 ) -> object:
     """The terms of a first step with so many images."""
-    search = _Search(classifier, replace(config, images=images), device, _none(classifier, device))
-    return search.values(0)
+    few = replace(config, images=images)
+    return _Search(classifier, few, device, _nothing(classifier)).values(0)
 
 
-def _none(classifier: Classifier, device: torch.device) -> Tensor:
-    return torch.empty(0, *classifier.spec.shape, device=device)
+class _Known(NamedTuple):
+    """What came out of the first layer's weights."""
+
+    images: Tensor
+    """(n, C, H, W), on the CPU."""
+    mixed: bool
+    """Whether they are still mixtures of several training images."""
+
+
+def _nothing(classifier: Classifier) -> _Known:
+    return _Known(torch.empty(0, *classifier.spec.shape), mixed=False)
 
 
 def _known(
@@ -175,7 +190,7 @@ def _known(
     config: ReconstructConfig,
     device: torch.device,
     on_step: Callable[[ReconstructProgress], None] | None,
-) -> Tensor:
+) -> _Known:
     """What comes out of the first layer's weights.
 
     Where that is a tenth more than was asked for, half are looked for all the same: with more
@@ -185,7 +200,7 @@ def _known(
     """
     layer = first_layer(classifier) if config.start == "weights" else None
     if layer is None:
-        return torch.empty(0, *classifier.spec.shape)
+        return _nothing(classifier)
 
     def tell(step: int, steps: int) -> None:
         if on_step:
@@ -193,9 +208,9 @@ def _known(
 
     found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
     if found.possible * _NEARLY_ALL > config.images:
-        return found.images[: config.images // 2]
+        return _Known(found.images[: config.images // 2], mixed=True)
     nearly_all = found.possible >= _NEARLY_ALL * config.images
-    return found.images[: config.images if nearly_all else found.possible]
+    return _Known(found.images[: config.images if nearly_all else found.possible], mixed=False)
 
 
 @contextmanager
@@ -216,17 +231,19 @@ class _Search:
         classifier: Classifier,
         config: ReconstructConfig,
         device: torch.device,
-        known: Tensor,
+        known: _Known,
     ):
         self.config, self.known = config, known
         classes, spec, seed = classifier.classes, classifier.spec, config.seed
-        wanted = _spread(config.images - len(known), classes)
-        labels = torch.cat([_answers(classifier, known), wanted])
+        self.wanted = _spread(config.images - len(known.images), classes)
+        """(n,) int64, the class of each image that is looked for."""
+        self.given = known.images[: 0 if known.mixed else None].to(device)
+        labels = torch.cat([_answers(classifier, self.given), self.wanted])
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
         condition = scheme(labels, stream(seed, "reconstruct"))
         condition = Condition(*(None if p is None else p.to(device) for p in condition))  # type: ignore[arg-type]
         self.objective = Objective(classifier, condition, labels.to(device), config)
-        self.carrier = make_carrier(config.carrier, spec, wanted, classes, seed).to(device)
+        self.carrier = make_carrier(config.carrier, spec, self.wanted, classes, seed).to(device)
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
         self.balance = Balance(priorities(config))
         self.optimizer = torch.optim.Adam(
@@ -243,8 +260,8 @@ class _Search:
         return 0.51 + 0.49 * math.cos(math.pi * min(1.0, step / self.config.steps))
 
     def images(self) -> Tensor:
-        """All images (N, C, H, W), the known ones first."""
-        return torch.cat([self.known, self.carrier()])
+        """All images that are to explain the weights, (N, C, H, W), the given ones first."""
+        return torch.cat([self.given, self.carrier()])
 
     def run(
         self,
@@ -290,7 +307,8 @@ class _Search:
     def _state(self, step: int) -> dict[str, Any]:
         return {
             "step": step,
-            "known": self.known,
+            "known": self.known.images,
+            "mixed": self.known.mixed,
             "carrier": self.carrier.state_dict(),
             "multipliers": self.multipliers.detach(),
             "balance": self.balance.state_dict(),
