@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,9 @@ def separation(sample: Sample) -> Tensor:
     ``max(0, log(wanted / distance))``, at least 0: once a pair is far enough apart it is left
     alone, so that this pulls against the prior no more than it has to.
     """
-    scaled = (_scaled(layer, len(sample.images)) for layer in sample.layers)
-    maps = [_standardised(sample.images), *(one for one in scaled if one is not None)]
+    # a mean is no part of a distance
+    scaled = [values / layer.std.to(values.dtype) for layer, values in _by_image(sample)]
+    maps = [_standardised(sample.images), *scaled]
     step = (LAST_DISTANCE - FIRST_DISTANCE) / max(1, len(maps) - 1)
     return _shortfall(sample, maps, [FIRST_DISTANCE + step * i for i in range(len(maps))])
 
@@ -47,9 +48,10 @@ def composition(sample: Sample) -> Tensor:
     ones differ in light, colour and texture as well. :data:`POOLED_DISTANCE` is wanted in all
     layers. At least 0, and 0 as well for a classifier without batch norm.
     """
-    scaled = (_scaled(layer, len(sample.images)) for layer in sample.layers)
     pooled = [
-        wide(one.flatten(1, -2)).mean(1) for one in scaled if one is not None and one.ndim > 2
+        wide(values.flatten(1, -2)).mean(1) / layer.std
+        for layer, values in _by_image(sample)
+        if values.ndim > 2
     ]
     return _shortfall(sample, pooled, [POOLED_DISTANCE] * len(pooled))
 
@@ -91,16 +93,19 @@ def _standardised(images: Tensor) -> Tensor:
     return (images - images.mean()) / variance.clamp_min(1e-6).sqrt()
 
 
-def _scaled(layer: Layer, images: int) -> Tensor | None:
-    """Activations over their standard deviation, channels last; a mean is no part of a distance.
+def _by_image(sample: Sample) -> Iterator[tuple[Layer, Tensor]]:
+    """Each layer, and its activations by image and with channels last, (B, ..., C).
 
-    (B, ..., C), also where a network folds tokens or crops into the batch before the norm; None
-    where what enters the norm cannot be divided among the images.
+    A network may fold tokens or crops into the batch before a norm; a layer whose activations
+    cannot be divided among the images is left out.
     """
-    values = layer.values.movedim(1, -1) / layer.std.to(layer.values.dtype)
-    if len(values) == images:
-        return values
-    return values.unflatten(0, (images, -1)) if len(values) % images == 0 else None
+    images = len(sample.images)
+    for layer in sample.layers:
+        values = layer.values.movedim(1, -1)
+        if len(values) == images:
+            yield layer, values
+        elif len(values) % images == 0:
+            yield layer, values.unflatten(0, (images, -1))
 
 
 def _distances(values: Tensor) -> Tensor:
