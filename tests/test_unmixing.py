@@ -222,6 +222,8 @@ def test_a_search_goes_on_with_the_images_that_came_from_the_weights():
     again = reconstruct(target, config, checkpoint=memory, on_step=lambda p: seen.append(p.what))
     assert set(seen) == {"steps"} and again.unmixed == whole.unmixed
     assert torch.equal(whole.images, again.images)
+    del memory.state["mixed"]  # as a state of before is
+    assert torch.equal(reconstruct(target, config, checkpoint=memory).images, whole.images)
 
 
 def test_a_bias_that_learnt_nothing_tells_no_scale():

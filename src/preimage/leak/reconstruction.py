@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -101,7 +100,7 @@ def reconstruct(
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
         state = checkpoint.load_state() if checkpoint else None
         known = (
-            _Known(state["known"], state["mixed"])
+            _Known(state["known"], state.get("mixed", False))  # older states had a part for all
             if state
             else _known(classifier, config, fabric.device, on_step)
         )
@@ -120,12 +119,11 @@ def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runt
     """How many images there is memory to look for; None where the machine does not tell."""
     device = make_fabric(one_device(runtime)).device
     with frozen(classifier, device), _differentiable(classifier, config):
-        per_image = step_bytes(partial(_forward, classifier, config, device))
-        return most_images(per_image, free_bytes(device))
+        return most_images(_image_bytes(classifier, config, device), free_bytes(device))
 
 
 def _check_room(classifier: Classifier, config: ReconstructConfig, device: torch.device) -> None:
-    per_image = step_bytes(partial(_forward, classifier, config, device))
+    per_image = _image_bytes(classifier, config, device)
     check_room(per_image, config.images, classifier.spec, free_bytes(device), "--images")
 
 
@@ -164,12 +162,15 @@ def step_seconds(
     return usual + max(0.0, first - usual) / LOOK_EVERY
 
 
-def _forward(
-    classifier: Classifier, config: ReconstructConfig, device: torch.device, images: int
-) -> object:
-    """The terms of a first step with so many images."""
-    few = replace(config, images=images)
-    return _Search(classifier, few, device, _nothing(classifier)).values(0)
+def _image_bytes(classifier: Classifier, config: ReconstructConfig, device: torch.device) -> float:
+    """About what a step takes for every image."""
+
+    def forward(images: int) -> object:
+        few = replace(config, images=images)
+        search = _Search(classifier, few, device, _nothing(classifier))
+        return search.values(0, search.images())
+
+    return step_bytes(forward)
 
 
 class _Known(NamedTuple):
@@ -279,9 +280,8 @@ class _Search:
             if checkpoint and (step % SAVE_EVERY == 0 or step == self.config.steps):
                 checkpoint.save_state(self._state(step))
 
-    def values(self, step: int, images: Tensor | None = None) -> dict[str, Tensor]:
-        """The terms, each a scalar with its graph."""
-        images = self.images() if images is None else images
+    def values(self, step: int, images: Tensor) -> dict[str, Tensor]:
+        """The terms of all images, each a scalar with its graph."""
         return self.objective.values(self.balance.priorities, images, self.multipliers, step)
 
     def step(self, step: int) -> dict[str, float]:
