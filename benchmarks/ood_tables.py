@@ -115,19 +115,27 @@ def _order(method: str) -> tuple[bool, str]:
     return (not method.startswith(OURS[0]), method)
 
 
-def _of_bundled(table: Table) -> Table:
-    """The table of bundled classifiers that were hardened; others were trained from scratch."""
-    return lambda records: table([r for r in records if r["start"] == "bundled"])
+def _of_bundled(tables: dict[str, Table]) -> dict[str, Table]:
+    """The tables of bundled classifiers that were hardened; others were trained from scratch."""
+
+    def of_bundled(table: Table) -> Table:
+        return lambda records: table([r for r in records if r["start"] == "bundled"])
+
+    return {name: of_bundled(table) for name, table in tables.items()}
 
 
-WHOLE: dict[str, Table] = {
-    "ood-auroc": _of_bundled(partial(methods_table, figure="auroc", real=True)),
-    "ood-fpr95": _of_bundled(partial(methods_table, figure="fpr95", real=True)),
-    "ood-synthetic": _of_bundled(partial(methods_table, figure="auroc", real=False)),
-    "ood-cells": _of_bundled(cells_table),
-    "ood-accuracy": _of_bundled(accuracy_table),
-}
-PARTS: dict[str, Table] = {
-    "ood-parts-garbage": _of_bundled(partial(parts_table, score="garbage")),
-    "ood-parts-combined": _of_bundled(partial(parts_table, score="combined")),
-}
+WHOLE = _of_bundled(
+    {
+        "ood-auroc": partial(methods_table, figure="auroc", real=True),
+        "ood-fpr95": partial(methods_table, figure="fpr95", real=True),
+        "ood-synthetic": partial(methods_table, figure="auroc", real=False),
+        "ood-cells": cells_table,
+        "ood-accuracy": accuracy_table,
+    }
+)
+PARTS = _of_bundled(
+    {
+        "ood-parts-garbage": partial(parts_table, score="garbage"),
+        "ood-parts-combined": partial(parts_table, score="combined"),
+    }
+)

@@ -89,7 +89,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """Classify images (B, C, H, W) in [0, 1]; logits and features come in float32."""
-        inputs = ((images - self.mean) / self.std).to(self._number)
+        inputs = self._inputs(images)
         if isinstance(self.network, GivesFeatures):
             logits, features = self.network.logits_and_features(inputs)
         else:
@@ -137,6 +137,10 @@ class Classifier(nn.Module):
             for handle in handles:
                 handle.remove()
 
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Images as the network wants them: normalised, and in its own numbers."""
+        return ((images - self.mean) / self.std).to(self._number)
+
     def _hooked(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
 
@@ -162,8 +166,7 @@ class Classifier(nn.Module):
         images = images.to(_device(self.network))
         try:
             if self._feature_layer is None and not isinstance(self.network, GivesFeatures):
-                inputs = ((images - self.mean) / self.std).to(self._number)
-                self._feature_layer = _last_linear(self.network, inputs)
+                self._feature_layer = _last_linear(self.network, self._inputs(images))
             elif self._feature_layer is not None:
                 self.network.get_submodule(self._feature_layer)
             answer = self(images)

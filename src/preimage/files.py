@@ -151,19 +151,16 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         DiskError: when it cannot be written.
     """
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    # a path in a setting may hold bytes that are no text: JSON gives them back as they were
-    write_atomic(path, (text + "\n").encode(errors="surrogatepass"))
+    write_atomic(path, (json_text(value, indent=1) + "\n").encode())
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """`value` as JSON that can be written anywhere; NaN and infinity become null.
 
-    Text stays readable, except where a file's name holds bytes that are no text.
+    Text stays readable; bytes of a file's name that are no text are given back as they were.
     """
-    content = plain(value)
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    return text if shown(text) == text else json.dumps(content, indent=indent, allow_nan=False)
+    # the escapes of such bytes are JSON's own
+    return shown(json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False))
 
 
 def text_bytes(text: str) -> bytes:

@@ -16,7 +16,7 @@ from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.inversion import predict
 from preimage.leak.reconstruction import step_seconds
-from preimage.loop import batch_room, invert
+from preimage.loop import invert
 from preimage.runtime import stream
 
 LEAST = 20.0
@@ -68,15 +68,20 @@ def predict_seconds(classifier: Classifier, seed: int = 0) -> float:
     return (time.perf_counter() - start) / count
 
 
-def inversion_seconds(classifier: Classifier, runtime: Runtime, seed: int = 0) -> float:
+def inversion_seconds(classifier: Classifier, runtime: Runtime, room: int, seed: int = 0) -> float:
     """Seconds that a step of the natural preset takes here, or would in as large a batch.
+
+    Args:
+        classifier: what would be inverted.
+        runtime: device and precision.
+        room: the largest batch that there is memory for.
+        seed: everything random follows from it.
 
     Raises:
         PreimageError: where the classifier cannot be inverted at all.
         DivergedError: where it answers NaN.
     """
     natural = replace(PRESETS["natural"], members=1, check_every=10 * _PROBE_STEPS, seed=seed)
-    room = batch_room(classifier, natural, runtime) or natural.batch
     batch = max(_LEAST_BATCH, min(at_once(classifier.spec, natural.batch), room))
     # more steps than are waited for: the last one would be followed by a check
     tried = replace(natural, batch=batch, steps=_PROBE_STEPS + 2)

@@ -113,7 +113,9 @@ class Context:
         command = self.command
         return self._speed(
             "inversion",
-            lambda: inversion_seconds(self.classifier, command.runtime, command.seed),
+            lambda: inversion_seconds(
+                self.classifier, command.runtime, self.inversion_room, command.seed
+            ),
         )
 
     @property

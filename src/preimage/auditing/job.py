@@ -173,7 +173,7 @@ def _run(context: Context, budget: float, heard: AuditReporter) -> None:
     heard.end(len(parts()))
     record = _record(context, done, budget)
     folder.write(PAGE_FILE, text_bytes(_page(context, done, budget, finished=True)))
-    folder.write(RECORD_FILE, text_bytes(json_text(record, indent=1) + "\n"))
+    folder.write(RECORD_FILE, (json_text(record, indent=1) + "\n").encode())
     folder.finish(record)
 
 

@@ -58,12 +58,16 @@ def parquet_source(path: Path, name: str, label: str | None = None) -> Source:
 
 def image_files(folder: Path) -> list[Path]:
     """Files below a folder that are named like images, in a fixed order, none hidden."""
-    return [file for file in _files(folder) if file.suffix.lower() in _IMAGE_SUFFIXES]
+    return files_by_name(folder)[0]
 
 
-def other_files(folder: Path) -> list[Path]:
-    """Files below a folder that are not named like images, in a fixed order, none hidden."""
-    return [file for file in _files(folder) if file.suffix.lower() not in _IMAGE_SUFFIXES]
+def files_by_name(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below a folder: those that are named like images, and the others; none hidden."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in _files(folder):
+        (images if file.suffix.lower() in _IMAGE_SUFFIXES else others).append(file)
+    return images, others
 
 
 def _image_folder(path: Path) -> Source:

@@ -21,7 +21,7 @@ from preimage.errors import DivergedError
 from preimage.files import text_bytes
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
 from preimage.inversion import Inversion
-from preimage.jobs.measure import Judges, find_judges
+from preimage.jobs.measure import Judges, doubt, find_judges
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_invert, check_measure
 from preimage.loop import Progress, invert
@@ -80,6 +80,7 @@ def invert_job(
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
+            doubt(judges, classifier, report)
             inversion, seconds = _train(folder, command, classifier, report)
             folder.write(GENERATOR_FILE, inversion.to_bytes())
             device = make_fabric(command.runtime).device

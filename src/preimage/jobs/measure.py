@@ -43,16 +43,20 @@ def find_judges(
     """
     own = own_data(model.model)
     dataset = measure.data or own
-    asked = measure.data is not None
-    real = _real(dataset, classifier, report, asked=asked) if measure.real else None
-    evaluator = find_evaluator(model, classifier, measure.evaluator)
-    if evaluator is not None and real is not None:
-        _doubt(evaluator, classifier, real, report)
-    return Judges(dataset, real, evaluator)
+    return Judges(
+        dataset,
+        _real(dataset, classifier, report, asked=measure.data is not None)
+        if measure.real
+        else None,
+        find_evaluator(model, classifier, measure.evaluator),
+    )
 
 
-def _doubt(evaluator: Classifier, classifier: Classifier, real: ImageSet, report: Reporter) -> None:
-    """Say so where the judge itself knows too little of the classes."""
+def doubt(judges: Judges, classifier: Classifier, report: Reporter) -> None:
+    """Say so where the evaluator itself knows too little of the classes."""
+    real, evaluator = judges.real, judges.evaluator
+    if real is None or evaluator is None:
+        return
     some = real.subset(torch.linspace(0, len(real) - 1, min(_TRIED, len(real))).long())
     own, right = accuracy_on(classifier, some), accuracy_on(evaluator, some)
     if right < _WORTHY * own:

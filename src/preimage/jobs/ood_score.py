@@ -13,7 +13,7 @@ from torch import Tensor
 
 from preimage.commands import OodScore
 from preimage.data.decode import Encoded, decode
-from preimage.data.local import image_files, other_files
+from preimage.data.local import files_by_name
 from preimage.errors import PreimageError
 from preimage.files import check_writable, json_text, write_atomic
 from preimage.jobs.report import Reporter, Silent
@@ -73,12 +73,11 @@ def _files(given: Sequence[str], report: Reporter) -> Iterator[Path]:
     for name in given:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = image_files(path)
+            found, others = files_by_name(path)
             if not found:
                 raise PreimageError(
                     f"expected images in the folder '{path}', found none; check the path"
                 )
-            others = other_files(path)
             if others:
                 report.warn(
                     f"{len(others)} files in '{path}' are not named as images are and are passed "
