@@ -407,7 +407,10 @@ def test_data_that_cannot_be_used_is_told_before_any_work(capsys, data, without_
     np.savez("two-train.npz", x_train=images, y_train=labels % 2)
     for more, said in (
         (("--ood", "fashon_mnist"), "did you mean fashion_mnist"),
-        (("--heldout", "two.npz"), "3 classes for --heldout, as the classifier has, found 2"),
+        (
+            ("--heldout", "two.npz"),
+            "images for --heldout of 3 classes, as the classifier has, found 2",
+        ),
         (("--heldout", "nowhere.npz"), "nowhere.npz"),
         (("--data", "two-train.npz", "--heldout", data), "3 classes for --data"),
         (("--data", "nowhere.npz", "--heldout", data), "nowhere.npz"),

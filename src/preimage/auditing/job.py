@@ -23,7 +23,7 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
-from preimage.data.order import in_order
+from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
@@ -99,17 +99,17 @@ def audit_job(
 
 def _data(command: Audit, classifier: Classifier, judges: Judges, report: Reporter) -> Data:
     """The images that it was trained on, and others of the same kind."""
-    name, test = judges.dataset, judges.real
+    name, test, names = judges.dataset, judges.real, classifier.class_names
     if command.real and command.heldout is not None:
         test = load(command.heldout, "test", spec=classifier.spec)
-        test = _of_its_classes(test, classifier, "--heldout", command.heldout)
+        test = of_classes(test, names, source=command.heldout, what="images for --heldout")
     if test is None:
         return Data(None, None, None)
     if name is None:
         return Data(command.heldout, None, test)
     train = _train(command, name, classifier, test, report)
     if train is not None:
-        train = _of_its_classes(train, classifier, "--data", name)
+        train = of_classes(train, names, source=name, what="images for --data")
     return Data(name, train, test, split=test.split != WHOLE or command.heldout is not None)
 
 
@@ -130,15 +130,6 @@ def _train(
         return None
     same = train.images.shape == test.images.shape and bool((train.images == test.images).all())
     return None if same else train
-
-
-def _of_its_classes(images: ImageSet, classifier: Classifier, option: str, source: str) -> ImageSet:
-    if images.classes != classifier.classes:
-        raise PreimageError(
-            f"expected images of {classifier.classes} classes for {option}, as the classifier has, "
-            f"found {images.classes} in '{source}'; give data of the kind that it was trained on"
-        )
-    return in_order(images, classifier.class_names, "the classifier")
 
 
 def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:

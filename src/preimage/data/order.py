@@ -47,6 +47,27 @@ def in_order(images: ImageSet, names: Sequence[str], whose: str) -> ImageSet:
     return replace(images, labels=number[images.labels], class_names=tuple(names))
 
 
+def of_classes(images: ImageSet, names: Sequence[str], *, source: str, what: str) -> ImageSet:
+    """The images, of as many classes as the classifier has, in its order (`in_order`).
+
+    Args:
+        images: a labelled set.
+        names: the classifier's class names.
+        source: where the images come from, for a message.
+        what: the images are, for a message, such as "known images".
+
+    Raises:
+        PreimageError: for another number of classes, or names that contradict the classifier's.
+    """
+    if images.classes != len(names):
+        raise PreimageError(
+            f"expected {what} of {len(names)} classes, as the classifier has, found "
+            f"{images.classes} in '{source}'; give the data that it was trained on, or data of "
+            "its kind"
+        )
+    return in_order(images, names, "the classifier")
+
+
 def moved_classes(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Each class that both sides name but number differently, in words; none if names are numbers.
 

@@ -11,7 +11,7 @@ from preimage.classifier import Classifier
 from preimage.commands import Measure
 from preimage.config import ModelConfig
 from preimage.data import ImageSet, load
-from preimage.data.order import in_order, moved_classes
+from preimage.data.order import moved_classes, of_classes
 from preimage.errors import PreimageError
 from preimage.jobs.report import Reporter
 from preimage.sources import load_classifier
@@ -84,12 +84,7 @@ def _real(
             raise
         report.warn(f"figures that need real images are left out: {error}")
         return None
-    if real.classes != classifier.classes:
-        raise PreimageError(
-            f"expected data of {classifier.classes} classes, as the classifier has, found "
-            f"{real.classes} in '{dataset}'; give the data set that it was trained for"
-        )
-    return in_order(real, classifier.class_names, "the classifier")
+    return of_classes(real, classifier.class_names, source=dataset, what="data")
 
 
 def _related(one: str | None, other: str | None) -> bool:

@@ -9,8 +9,7 @@ import torch
 
 from preimage.data import ImageSet, load
 from preimage.data.known import known_name
-from preimage.data.order import in_order
-from preimage.errors import PreimageError
+from preimage.data.order import of_classes
 from preimage.ood.evaluation import Unknown
 from preimage.ood.synthetic import make_synthetic
 from preimage.runtime import stream
@@ -33,12 +32,8 @@ def known_set(
         PreimageError: for a source that cannot be read, or has another number of classes.
     """
     known = load(source, "test", spec=spec)
-    if known.classes != len(class_names):
-        raise PreimageError(
-            f"expected known images of {len(class_names)} classes, as the classifier has, found "
-            f"{known.classes} in '{source}'; give the data that it was trained for with --id"
-        )
-    return _some(in_order(known, class_names, "the classifier"), most, seed)
+    known = of_classes(known, class_names, source=source, what="known images")
+    return _some(known, most, seed)
 
 
 def unknown_sets(

@@ -15,7 +15,7 @@ from torch import Tensor
 from preimage.classifier import Classifier
 from preimage.commands import Reconstruct
 from preimage.data import load
-from preimage.data.order import in_order
+from preimage.data.order import of_classes
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
@@ -113,14 +113,9 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
         )
     train = load(source, "train", spec=classifier.spec)
     heldout = load(control.heldout or source, "test", spec=classifier.spec)
-    if train.classes != classifier.classes:
-        raise PreimageError(
-            f"expected training images of {classifier.classes} classes, as the classifier has, "
-            f"found {train.classes} in '{source}'; give the data that it was trained on"
-        )
-    train, heldout = (
-        in_order(s, classifier.class_names, "the classifier") for s in (train, heldout)
-    )
+    names = classifier.class_names
+    train = of_classes(train, names, source=source, what="training images")
+    heldout = of_classes(heldout, names, source=control.heldout or source, what="held-out images")
     groups = pair(train, heldout, control.most, command.config.seed)
     if groups.shared:
         report.warn(
