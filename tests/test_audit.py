@@ -412,7 +412,7 @@ def test_data_that_cannot_be_used_is_told_before_any_work(capsys, data, without_
             "images for --heldout of 3 classes, as the classifier has, found 2",
         ),
         (("--heldout", "nowhere.npz"), "nowhere.npz"),
-        (("--data", "two-train.npz", "--heldout", data), "3 classes for --data"),
+        (("--data", "two-train.npz", "--heldout", data), "images for --data of 3 classes"),
         (("--data", "nowhere.npz", "--heldout", data), "nowhere.npz"),
     ):
         status, _, err = audit(capsys, "--data", data, *more)

@@ -283,3 +283,5 @@ def test_training_data_must_be_named_and_fit(capsys, data):
     np.savez("two.npz", images=images, labels=labels % 2)
     status, _, err = run(capsys, *command("two.npz"))
     assert status == 2 and "expected training images of 3 classes" in err
+    status, _, err = run(capsys, *command(data, "--heldout", "two.npz"))
+    assert status == 2 and "expected held-out images of 3 classes" in err
