@@ -21,9 +21,10 @@ from preimage.auditing.figures import SECTIONS
 from preimage.auditing.page import _limits as page_limits
 from preimage.auditing.parts import Found, Part, parts
 from preimage.cli import main
-from preimage.config import PRESETS
+from preimage.config import PRESETS, Runtime
 from preimage.errors import PreimageError
 from preimage.ood import baselines
+from preimage.runtime import precision_name
 from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -141,6 +142,10 @@ def test_killed_audit_goes_on_with_the_part_that_it_was_in(capsys, monkeypatch):
     assert "Still at work" in page and "Inversions by class" in page
     done = list(calls)
     calls.clear()
+    usual = precision_name(Runtime())
+    other = "32-true" if usual != "32-true" else "bf16-mixed"
+    assert main([*arguments, "--precision", other]) == 2
+    assert "precision" in capsys.readouterr().err and not calls
     monkeypatch.setattr(
         job, "_do", lambda part, *rest: calls.append(part.name) or real(part, *rest)
     )

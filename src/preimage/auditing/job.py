@@ -34,7 +34,8 @@ from preimage.jobs.ood_sets import check_unknown, same_source
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.run import RunFolder, folder_name
-from preimage.settings import IMAGES, WEIGHTS
+from preimage.runtime import precision_name
+from preimage.settings import IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import one_device
 
@@ -87,6 +88,8 @@ def audit_job(
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
         "seed": command.seed,
+        # the runs inside refuse another one, which would leave their parts failed for good
+        PRECISION: precision_name(command.runtime),
     }
     with RunFolder.create(path, "audit", settings, overwrite=command.output.overwrite) as folder:
         if command.output.overwrite:
