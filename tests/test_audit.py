@@ -17,6 +17,7 @@ import preimage.jobs.ood_train
 import tiny
 from preimage.auditing import acceptance, detection, evidence, job, leaking
 from preimage.auditing.budget import parse_budget
+from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
 from preimage.auditing.page import _limits as page_limits
 from preimage.auditing.parts import Found, Part, parts
@@ -315,6 +316,20 @@ def test_a_question_without_an_answer_says_why_the_part_that_decides_it_has_none
     accept, ood, leak = job._answers({one["name"]: one for one in done})
     assert ood.meaning == "The scores are NaN."
     assert "no time" not in accept.meaning and leak.answer == "Not measured"
+
+
+def test_an_answer_from_few_samples_says_that_they_are_too_few():
+    def answer(bad, count, noise=None):
+        figures = {"counterfeit_share": bad / count, "counterfeit_samples": count}
+        figures["counterfeit_interval"] = list(wilson(bad, count))
+        if noise is not None:
+            figures |= {"noise_share": noise, "noise_images": 500, "noise_interval": [noise, 0.09]}
+        part = {"name": "counterfeits", "question": "accept", "reason": None, "figures": figures}
+        return job._answers({"counterfeits": part})[0]
+
+    assert answer(0, 1).answer == "Too few samples to tell" and answer(0, 1).tone == "unknown"
+    assert answer(0, 1, noise=0.0).answer == "Hardly anything but its classes"
+    assert answer(0, 400).tone == "good" and answer(9, 10).tone == "bad"
 
 
 def test_images_that_may_have_been_trained_on_are_not_called_new(capsys, without_parts):

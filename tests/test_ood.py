@@ -659,6 +659,30 @@ def test_one_broken_baseline_costs_no_other(shared, monkeypatch):
     assert list(scorers) == ["energy"] and left_out == {"knn": "ZeroDivisionError: no"}
 
 
+def test_a_baseline_that_breaks_when_it_scores_costs_no_other_either(shared):
+    class NoGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("no way back")
+
+    class Hard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.last(NoGradient.apply(x.flatten(1)))
+
+    train = load(str(shared / "bands.npz"), "train")
+    fitted = Fitted(Classifier(Hard(), ImageSpec(1, 8, 8)), train)
+    scorers, left_out = baselines.fit_baselines(["odin", "energy"], fitted)
+    assert list(scorers) == ["energy"] and "no way back" in left_out["odin"]
+
+
 def test_score_takes_names_that_are_no_text(capsys, shared):
     folder = Path("names")
     folder.mkdir()

@@ -42,10 +42,11 @@ def balanced_labels(count: int, classes: int) -> Tensor:
     return torch.arange(count) % classes
 
 
-def chunks(count: int) -> Iterator[slice]:
-    """Cut `count` rows into slices of at most :data:`CHUNK`."""
-    for start in range(0, count, CHUNK):
-        yield slice(start, min(start + CHUNK, count))
+def chunks(count: int, spec: ImageSpec | None = None) -> Iterator[slice]:
+    """Cut `count` rows into slices of at most :data:`CHUNK`, fewer of large images of `spec`."""
+    step = CHUNK if spec is None else at_once(spec, CHUNK)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 def at_once(spec: ImageSpec, most: int) -> int:

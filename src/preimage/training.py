@@ -18,6 +18,7 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import Runtime, TrainConfig
 from preimage.data import ImageSet
+from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
 from preimage.fitting import prepare, private
 from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
@@ -200,7 +201,7 @@ def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> flo
     with frozen(classifier):
         answers = [
             classifier(channels_last(data.floats(index).to(classifier.mean.device))).logits
-            for index in torch.arange(len(data)).split(batch)
+            for index in torch.arange(len(data)).split(at_once(data.spec, batch))
         ]
     accuracy = multiclass_accuracy(
         torch.cat(answers).argmax(1).cpu(),

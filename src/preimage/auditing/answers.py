@@ -56,21 +56,28 @@ _NOISE_WORDS = (
 
 
 def _accept(found: Mapping[str, Any], why: str) -> Answer:
-    """By the worse of two shares: of inversions that fool it alone, and of noise that it takes."""
+    """By the worse of two shares: of inversions that fool it alone, and of noise that it takes.
+
+    Of few inversions none may be a counterfeit by chance: where the interval reaches from good to
+    bad they say nothing, and the noise has the word.
+    """
     counterfeit, noise = found["counterfeit_share"], found["noise_share"]
     if noise is None and counterfeit is None:
         return _nothing(_ACCEPT, why)
     if counterfeit is None or (noise is not None and noise > counterfeit):
         return _accepts_noise(found)
     low, high = found["counterfeit_interval"]
+    unclear = _tells_nothing(low, high)
+    if unclear and noise is not None:
+        return _accepts_noise(found)
     return Answer(
         _ACCEPT,
-        _by(counterfeit, _COUNTERFEIT_WORDS),
+        "Too few samples to tell" if unclear else _by(counterfeit, _COUNTERFEIT_WORDS),
         f"{counterfeit:.1%}",
         "of its confident inversions are not their class to an independent classifier"
         + ("." if noise is None else f"; of noise it takes {noise:.1%} with confidence."),
         f"{found['counterfeit_samples']} samples; 95 % interval {low:.1%} to {high:.1%}.",
-        _tone(counterfeit),
+        "unknown" if unclear else _tone(counterfeit),
     )
 
 
@@ -133,6 +140,10 @@ def _nothing(question: str, why: str) -> Answer:
 
 def _by(share: float, words: tuple[str, str, str]) -> str:
     return words[("good", "fair", "bad").index(_tone(share))]
+
+
+def _tells_nothing(low: float, high: float) -> bool:
+    return _tone(low) == "good" and _tone(high) == "bad"
 
 
 def _tone(share: float) -> Tone:

@@ -46,6 +46,8 @@ class Fitted:
         """(N, D)."""
         self.labels = chosen.labels
         """(N,)."""
+        self.trial = chosen.floats(next(chunks(len(chosen)))), answers[0]
+        """A batch of the images, as large as any that will be scored, and the answer to it."""
 
     def last_layer(self) -> nn.Linear:
         """The linear layer from the features to the logits.
@@ -105,13 +107,16 @@ def fit_baseline(name: str, fitted: Fitted) -> Scorer:
 def fit_baselines(names: Iterable[str], fitted: Fitted) -> tuple[dict[str, Scorer], dict[str, str]]:
     """Make all baselines ready that can be: the scorers, and why each of the others is left out.
 
-    One that a stranger's network is too much for must not cost the others.
+    One that a stranger's network is too much for must not cost the others, so each also scores a
+    batch here: a network without gradients, or too large for them, shows before the measuring.
     """
     scorers: dict[str, Scorer] = {}
     left_out: dict[str, str] = {}
     for name in names:
         try:
-            scorers[name] = fit_baseline(name, fitted)
+            scorer = fit_baseline(name, fitted)
+            scorer(*fitted.trial)
+            scorers[name] = scorer
         except PreimageError as error:
             left_out[name] = str(error)
         except Exception as error:
@@ -170,7 +175,8 @@ def odin(fitted: Fitted) -> Scorer:
     def scores(images: Tensor, answer: Prediction) -> Tensor:
         device = classifier.mean.device
         with frozen(classifier), torch.enable_grad():
-            parts = [detector.predict(images[rows].to(device)) for rows in chunks(len(images))]
+            rows = chunks(len(images), classifier.spec)  # gradients keep every activation
+            parts = [detector.predict(images[part].to(device)) for part in rows]
         return torch.cat(parts).detach().cpu()
 
     return scores

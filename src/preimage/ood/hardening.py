@@ -18,6 +18,7 @@ from preimage.checkpoint import Checkpointer
 from preimage.classifier import Classifier, frozen
 from preimage.config import Fitting, HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
+from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
 from preimage.ood.exclusion import Known
 from preimage.ood.guard import AccuracyGuard
@@ -318,7 +319,7 @@ class _Loop:
                 self.classifier(
                     channels_last(self.fabric.to_device(self.fit.floats(part)))
                 ).features
-                for part in rows.split(500)
+                for part in rows.split(at_once(self.fit.spec, 500))
             ]
         return Known(torch.cat(features), self.fit.labels[rows].to(features[0].device))
 

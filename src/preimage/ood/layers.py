@@ -49,7 +49,8 @@ def look(classifier: Classifier, images: Tensor) -> Look:
         images: (B, C, H, W) in [0, 1], at least one.
     """
     with frozen(classifier), torch.no_grad():
-        return together([_look(classifier, images[rows]) for rows in chunks(len(images))])
+        rows = chunks(len(images), classifier.spec)  # what enters every batch norm is kept
+        return together([_look(classifier, images[part]) for part in rows])
 
 
 def together(looks: Sequence[Look]) -> Look:
