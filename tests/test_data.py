@@ -415,7 +415,7 @@ def test_validation_stands_for_a_test_split_that_is_not_there(tmp_path: Path) ->
         load(str(tmp_path), "extra")
 
 
-def test_the_stored_shape_is_told_where_all_images_have_it(tmp_path: Path) -> None:
+def test_the_stored_shape_is_told_and_of_several_the_median(tmp_path: Path) -> None:
     write_images(tmp_path / "a", numbered(3))
     wanted = ImageSpec(1, 12, 12)
     for _ in range(2):  # from the folder, and from the cache
@@ -424,7 +424,9 @@ def test_the_stored_shape_is_told_where_all_images_have_it(tmp_path: Path) -> No
     write_images(tmp_path / "b", numbered(2, channels=3))
     assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 8, 8)
     write_images(tmp_path / "c", numbered(2, side=9))
-    assert load(str(tmp_path), spec=wanted).stored is None
+    assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 8, 8)
+    write_images(tmp_path / "d", numbered(6, side=10))
+    assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 9, 9)
 
 
 def test_a_folder_named_as_a_known_set_is_told(

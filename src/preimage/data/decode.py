@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,8 @@ class Decoded(NamedTuple):
 
     images: Tensor
     """(N, C, H, W) uint8."""
-    stored: ImageSpec | None
-    """The shape that all had before any conversion; None where they had several sizes."""
+    stored: ImageSpec
+    """The shape that they had before any conversion: of several sizes the median one."""
 
 
 def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) -> Decoded:
@@ -63,22 +64,19 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
     if spec is not None:
         check_spec(spec)
     chunks: list[Tensor] = []
-    shapes: set[tuple[int, ...]] = set()
+    shapes: list[tuple[int, ...]] = []
     for pixels in _batches(_decoded(items, where, one_size=spec is None)):
-        shapes.update(one.shape for one in pixels)
+        shapes.extend(one.shape for one in pixels)
         chunks.append(_stack(pixels) if spec is None else _convert_each(pixels, spec))
     if not chunks:
         raise PreimageError(f"{where} holds no image: give a source with at least one")
     channels = max(chunk.shape[1] for chunk in chunks)
     images = torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
-    return Decoded(images, _common(shapes))
+    return Decoded(images, _median(shapes))
 
 
-def _common(shapes: set[tuple[int, ...]]) -> ImageSpec | None:
-    sizes = {shape[:2] for shape in shapes}
-    if len(sizes) > 1:
-        return None
-    height, width = sizes.pop()
+def _median(shapes: list[tuple[int, ...]]) -> ImageSpec:
+    height, width = (median_low(shape[side] for shape in shapes) for side in (0, 1))
     return ImageSpec(3 if any(len(shape) == 3 for shape in shapes) else 1, height, width)
 
 

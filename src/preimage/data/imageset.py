@@ -36,8 +36,8 @@ class ImageSet:
     class_names: tuple[str, ...]
     """Class k is called class_names[k]; empty in a set loaded without labels."""
     stored: ImageSpec | None = None
-    """Shape that all images had in their source, before any conversion; None where they had
-    several."""
+    """Shape that the images had in their source, before any conversion: of several sizes the median
+    height and width; None where there is no telling."""
 
     @property
     def spec(self) -> ImageSpec:

@@ -24,7 +24,7 @@ _KEY = (
 _FAIRNESS = (
     "All images were brought to the classifier's shape by one function, the same for every "
     "method. Where unknown images had to be enlarged, known ones were reduced to their size "
-    "and enlarged as well.",
+    "(of several the median) and enlarged as well.",
     "Thresholds come from known images alone: a detector's from images held out of its "
     "training, a baseline's from the known test images, which favours it.",
 )
