@@ -160,3 +160,32 @@ def test_an_evaluation_is_of_the_detector_as_it_is_now(tmp_path, capsys):
     assert main(evaluate) == 0
     assert main(tiny.ood_arguments(data, "hard", "--tpr", "0.5", "--overwrite")) == 0
     assert "found one with other weights" in refused(capsys, evaluate)
+
+
+def test_an_evaluation_is_of_the_unknown_images_as_they_are_now(tmp_path, capsys):
+    data = str(tiny.write_npz(tmp_path / "set.npz", train=240, test=90))
+    other = tiny.write_npz(tmp_path / "other.npz", train=60, test=45)
+    assert main(tiny.train_arguments(data, "plain")) == 0
+    evaluate = ["ood", "eval", "plain", "--id", data, "--ood", str(other), "--no-synthetic"]
+    evaluate += ["--baselines", "msp", "--out", "eval"]
+    assert main(evaluate) == 0
+    assert main(evaluate) == 0
+    tiny.write_npz(other, train=60, test=60)
+    assert f"found one with other --ood {other} images" in refused(capsys, evaluate)
+
+
+@pytest.mark.parametrize("kind", ["invert", "audit"])
+def test_a_run_judged_by_another_evaluator_of_one_name_is_another(tmp_path, capsys, kind):
+    data = tiny.write_npz(tmp_path / "set.npz")
+    judge = tiny.train_arguments(data, "judge")
+    arguments = {
+        "invert": tiny.invert_arguments("run", "--evaluator", "judge"),
+        "audit": ["audit", "tiny:build", *tiny.IMAGE, "--no-real", "--evaluator", "judge"],
+    }[kind]
+    arguments = [*arguments, "--out", "run"]
+    assert main(judge) == 0 and main(arguments) == 0
+    assert main(arguments) == 0
+    assert main([*judge, "--seed", "1", "--overwrite"]) == 0
+    assert "found one with other weights, normalisation or class names of the evaluator" in refused(
+        capsys, arguments
+    )

@@ -169,8 +169,8 @@ class OodTrain(Fit):
     threshold; of a set with splits, the test split. None holds some of the training images out,
     which a classifier that is trained already has seen."""
     tpr: float = 0.99
-    """Share of the held-out images that the threshold is to let through; of training images that
-    were held out, under the training's random changes."""
+    """Share of the held-out images that the threshold is to let through; of images that a
+    classifier trained before has seen, under the training's random changes."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,11 @@ def classifier_digest(classifier: Classifier) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:_LENGTH]
 
 
+def evaluator_digest(evaluator: Classifier | None) -> str | None:
+    """As :func:`classifier_digest`; None where there is none."""
+    return None if evaluator is None else classifier_digest(evaluator)
+
+
 def images_digests(**sets: ImageSet | None) -> dict[str, str | None]:
     """Of the images and labels of each set, under its name; None for one that is not there."""
     return {

@@ -21,6 +21,10 @@ IMAGES = "images"
 `images_digests`. A set that is not at hand is not compared, so that what came of a finished run can
 be read where the data are not."""
 
+EVALUATOR = "evaluator_weights"
+"""Among the settings: what tells an evaluator from others of its name. Runs of before have no note
+of it."""
+
 PRECISION = "compute_precision"
 """Among the settings: in what numbers is computed. Runs of before have no note of it."""
 
@@ -86,7 +90,7 @@ def check_equal(there: Settings, here: Settings, folder: Path) -> None:
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """What differs, such as "seed 0 instead of 1"; nested settings by their dotted names."""
-    if name.split(".")[0] in (IMAGES, PRECISION) and (there is None or here is None):
+    if name.split(".")[0] in (IMAGES, PRECISION, EVALUATOR) and (there is None or here is None):
         return
     if isinstance(there, dict) and isinstance(here, dict):
         for key in there.keys() | here.keys():
@@ -94,6 +98,8 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
             yield from _differences(there.get(key), here.get(key), dotted)
     elif there != here and name == WEIGHTS:
         yield _other_classifier(there)
+    elif there != here and name == EVALUATOR:
+        yield "other weights, normalisation or class names of the evaluator"
     elif there != here and name.startswith(f"{IMAGES}."):
         yield f"other {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
     elif there != here:

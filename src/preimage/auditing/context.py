@@ -89,9 +89,13 @@ class Context:
         """Folder of an inner run."""
         return self.folder.path / name
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Both classifiers on the device that the audit is to run on, and back at the end."""
-        return all_frozen(self._device, self.classifier, self.evaluator)
+    def at_work(self, *more: Classifier | None) -> AbstractContextManager[None]:
+        """Both classifiers on the device that the audit is to run on, and back at the end.
+
+        Args:
+            more: others to take there.
+        """
+        return all_frozen(self._device, self.classifier, self.evaluator, *more)
 
     @cached_property
     def _device(self) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
+from preimage.classifier import Classifier
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
@@ -31,6 +32,7 @@ from preimage.ood.threshold import threshold_at
 from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
 from preimage.panels import Panel, histograms, strips, table
 from preimage.runtime import stream
+from preimage.training import accuracy_on
 
 OWN = Method("msp", "msp")
 """The classifier's own confidence: the largest softmax probability (Hendrycks & Gimpel 2017)."""
@@ -106,17 +108,23 @@ def detection(context: Context, seconds: float) -> Found:
         seed=context.command.seed,
     )
     judges, notes = _judges(context)
+    hardened = _hardened(context)
+    judges += [DetectorJudge(hardened)] if hardened else []
     evaluation = Evaluation(known, judges, _TPR)
     records, plots, mistakes = [], [], []
-    for i, one in enumerate(unknown):
-        found, scores = evaluation.measure(one)
-        records += found
-        plots.append(_plot(one, evaluation.known_scores(one.native)[OWN], scores[OWN]))
-        mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
-        sets = len(context.command.ood) + len(by_code)
-        context.report.progress("sets", i + 1, sets, one.name)
+    with context.at_work(hardened.classifier if hardened else None):
+        for i, one in enumerate(unknown):
+            found, scores = evaluation.measure(one)
+            records += found
+            plots.append(_plot(one, evaluation.known_scores(one.native)[OWN], scores[OWN]))
+            mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
+            sets = len(context.command.ood) + len(by_code)
+            context.report.progress("sets", i + 1, sets, one.name)
+        figures = _figures(context, records, len(known))
+        if hardened:
+            figures |= _gain(context.classifier, hardened, known, _of(_counted(records), _COMBINED))
     panels = [_table(records), _histograms(plots), _mistakes(mistakes)]
-    return Found(_figures(context, records, len(known)), panels, notes)
+    return Found(figures, panels, notes)
 
 
 def _room(context: Context, seconds: float) -> int:
@@ -152,10 +160,13 @@ def _judges(context: Context) -> tuple[list[Judge], list[str]]:
         f"Left out: {', '.join(name for name in left_out if left_out[name] == reason)}, {reason}"
         for reason in dict.fromkeys(left_out.values())
     ]
-    judges: list[Judge] = [BaselineJudge(context.classifier, scorers)]
-    if (context.inner("hardened") / DETECTOR_FILE).is_file():
-        judges.append(DetectorJudge(Detector.load(context.inner("hardened"))))
-    return judges, notes
+    return [BaselineJudge(context.classifier, scorers)], notes
+
+
+def _hardened(context: Context) -> Detector | None:
+    """What the part before has made."""
+    there = (context.inner("hardened") / DETECTOR_FILE).is_file()
+    return Detector.load(context.inner("hardened")) if there else None
 
 
 def _plot(one: Unknown, here: Tensor, there: Tensor) -> Histogram:
@@ -211,13 +222,11 @@ def _mistaken(context: Context, one: Unknown, scores: Tensor) -> Strip:
 
 
 def _figures(context: Context, records: list[dict[str, Any]], count: int) -> dict[str, Any]:
-    real = [record for record in records if record["real"]]
-    counted = real or records
+    counted = _counted(records)
     own = _of(counted, OWN)
     baselines = {r["method"] for r in counted if r["method"] not in (OURS, OWN.method)}
     means = {name: _mean(_of(counted, Method(name, name)), "auroc") for name in baselines}
     best = max(means, key=lambda name: means[name]) if means else None
-    hardened = _of(counted, _COMBINED)
     return {
         "known": context.data.name,
         "sets": [record["ood"] for record in own],
@@ -229,23 +238,22 @@ def _figures(context: Context, records: list[dict[str, Any]], count: int) -> dic
         "best_baseline": best,
         "best_baseline_auroc": means[best] if best else None,
         "best_baseline_fpr95": _mean(_of(counted, Method(best, best)), "fpr95") if best else None,
-        **_hardened(context, hardened),
     }
 
 
-def _hardened(context: Context, records: list[dict[str, Any]]) -> dict[str, Any]:
-    if not records:
-        return {}
-    from preimage.training import accuracy_on
+def _counted(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Real sets alone, where there are any."""
+    return [record for record in records if record["real"]] or records
 
-    test = context.data.test
-    assert test is not None
-    detector = Detector.load(context.inner("hardened"))
+
+def _gain(
+    plain: Classifier, hardened: Detector, known: ImageSet, records: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "hardened_auroc": _mean(records, "auroc"),
         "hardened_fpr95": _mean(records, "fpr95"),
-        "hardened_accuracy": accuracy_on(detector.classifier, test),
-        "plain_accuracy": accuracy_on(context.classifier, test),
+        "hardened_accuracy": accuracy_on(hardened.classifier, known),
+        "plain_accuracy": accuracy_on(plain, known),
     }
 
 

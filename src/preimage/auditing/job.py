@@ -25,7 +25,7 @@ from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
 from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
-from preimage.digest import classifier_digest, images_digests
+from preimage.digest import classifier_digest, evaluator_digest, images_digests
 from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.files import json_text, text_bytes
@@ -35,7 +35,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
-from preimage.settings import IMAGES, PRECISION, WEIGHTS
+from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import one_device
 
@@ -79,12 +79,13 @@ def audit_job(
         heard,
     )
     data = _data(command, classifier, judges, heard)
-    _check_ood(command, classifier, data)
+    unknown = _unknown(command, classifier, data)
     path = Path(command.output.out or f"runs/audit-{folder_name(classifier.name)}-{command.seed}")
     settings = {
         "model": asdict(command.model),
         WEIGHTS: classifier_digest(classifier),
-        IMAGES: images_digests(train=data.train, test=data.test),
+        EVALUATOR: evaluator_digest(judges.evaluator),
+        IMAGES: images_digests(train=data.train, test=data.test) | unknown,
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
         "seed": command.seed,
@@ -135,7 +136,8 @@ def _train(
     return None if same else train
 
 
-def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
+def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, str | None]:
+    """What tells the sets for --ood from others of their names."""
     known = [name for name in (data.name, command.heldout) if name is not None]
     for name in command.ood:
         if any(same_source(name, own) for own in known):
@@ -143,7 +145,7 @@ def _check_ood(command: Audit, classifier: Classifier, data: Data) -> None:
                 f"expected --ood to name other data than the classifier's own, found '{name}' as "
                 "both; leave it out"
             )
-    check_unknown(command.ood, classifier.spec)
+    return check_unknown(command.ood, classifier.spec)
 
 
 def _clear(path: Path) -> None:

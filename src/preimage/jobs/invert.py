@@ -15,7 +15,7 @@ from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
-from preimage.digest import classifier_digest, images_digests
+from preimage.digest import classifier_digest, evaluator_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.files import text_bytes
@@ -28,7 +28,7 @@ from preimage.loop import Progress, invert
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric, precision_name
-from preimage.settings import IMAGES, PRECISION, WEIGHTS
+from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -76,6 +76,7 @@ def invert_job(
         "config": asdict(command.config),
         "measure": asdict(command.measure),
         PRECISION: precision_name(command.runtime),
+        EVALUATOR: evaluator_digest(judges.evaluator),
         IMAGES: images_digests(test=judges.real),
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:

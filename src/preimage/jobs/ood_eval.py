@@ -87,13 +87,13 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
-    check_unknown(command.ood, spec)
+    unknown = check_unknown(command.ood, spec)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     names = ("model", "id", "ood", "synthetic", "plain", "baselines", "most", "seed")
     settings = {
         **{name: getattr(command, name) for name in names},
         WEIGHTS: subjects.digest,
-        IMAGES: images_digests(known=known),
+        IMAGES: images_digests(known=known) | unknown,
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:

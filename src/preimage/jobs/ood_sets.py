@@ -10,6 +10,7 @@ import torch
 from preimage.data import ImageSet, load
 from preimage.data.known import known_name
 from preimage.data.order import of_classes
+from preimage.digest import images_digests
 from preimage.ood.evaluation import Unknown
 from preimage.ood.synthetic import make_synthetic
 from preimage.runtime import stream
@@ -84,14 +85,19 @@ def _identity(source: str) -> str:
     return str(path.resolve()) if path.exists() else known_name(source)
 
 
-def check_unknown(sources: Sequence[str], spec: ImageSpec) -> None:
+def check_unknown(sources: Sequence[str], spec: ImageSpec) -> dict[str, str | None]:
     """Read every source once, so that one that cannot be used is told before any work.
+
+    Returns:
+        What tells each from others of its name, see :func:`preimage.digest.images_digests`.
 
     Raises:
         PreimageError: for a source that cannot be read.
     """
+    digests: dict[str, str | None] = {}
     for source in sources:
-        _unlabelled(source, spec)
+        digests |= images_digests(**{f"--ood {source}": _unlabelled(source, spec)})
+    return digests
 
 
 def _unlabelled(source: str, spec: ImageSpec) -> ImageSet:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, frozen
 from preimage.commands import OodTrain
 from preimage.config import ModelConfig, TrainConfig
 from preimage.data import ImageSet, load
@@ -21,7 +21,7 @@ from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratc
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
 from preimage.run import RunFolder, folder_name
-from preimage.runtime import precision_name
+from preimage.runtime import make_fabric, precision_name
 from preimage.settings import IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on, batch_count
@@ -98,16 +98,18 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         )
         detector = Detector(
             hardened.classifier, recipe=_recipe(command, training, data, hardened.classifier)
-        ).fit(
-            hardened.split.validation,
-            command.tpr,
-            reference=hardened.split.reference,
-            unfamiliar=hardened.split.unfamiliar,
-            films=hardened.split.films,
         )
+        with frozen(hardened.classifier, make_fabric(command.runtime).device):
+            detector.fit(
+                hardened.split.validation,
+                command.tpr,
+                reference=hardened.split.reference,
+                unfamiliar=hardened.split.unfamiliar,
+                films=hardened.split.films,
+            )
+            record = _record(name, training, hardened, detector, test)
         folder.write(DETECTOR_FILE, detector.to_bytes())
         folder.write(POOL_FILE, text_bytes(pool_page(name, hardened)))
-        record = _record(name, training, hardened, detector, test)
         folder.finish({**record, PRECISION: precision_name(command.runtime)})
         return folder.metrics(), path
 

@@ -16,7 +16,7 @@ from preimage.classifier import Classifier
 from preimage.commands import Reconstruct
 from preimage.data import load
 from preimage.data.order import of_classes
-from preimage.digest import classifier_digest, images_digests
+from preimage.digest import classifier_digest, evaluator_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.files import text_bytes
@@ -38,7 +38,7 @@ from preimage.pages import Picture, Strip, histogram, page
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
-from preimage.settings import IMAGES, PRECISION, WEIGHTS
+from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
@@ -85,6 +85,7 @@ def reconstruct_job(
         "config": asdict(config),
         "control": asdict(command.control),
         PRECISION: precision_name(command.runtime),
+        EVALUATOR: evaluator_digest(evaluator),
         IMAGES: images_digests(training=groups.train, held_out=groups.control),
     }
     with RunFolder.create(

@@ -194,10 +194,10 @@ def _known(
 ) -> _Known:
     """What comes out of the first layer's weights.
 
-    Where that is a tenth more than was asked for, half are looked for all the same: with more
-    training images than directions that stand out, what comes out is still mixed. Where nearly all
-    that was asked for comes out, and there are directions left, these give the rest: a search for
-    one more image takes as long as for all.
+    Where nine tenths of that are more than was asked for, half are looked for all the same: with
+    more training images than directions that stand out, what comes out is still mixed. Where nearly
+    all that was asked for comes out, and there are directions left, these give the rest: a search
+    for one more image takes as long as for all.
     """
     layer = first_layer(classifier) if config.start == "weights" else None
     if layer is None:
