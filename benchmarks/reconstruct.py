@@ -148,7 +148,7 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
     run = reconstructed(**of)
     whole = json.loads((run / "metrics.json").read_text())
     _, found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")
-    groups = _unseen(run, trial, of["dataset"], of["n_train"], of["classes"])
+    groups = unseen(trained_on(run), trial, of["dataset"], of["n_train"], of["classes"])
     both = torch.cat([group.floats() for group in groups])
     near = similarities(found["images"], both, 64)
     halves = near[:, : len(groups[0])], near[:, len(groups[0]) :]
@@ -199,10 +199,10 @@ def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any]) -> Record:
 
 def reconstructed(method: str, seed: int, **of: Any) -> Path:
     """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
-    trained = _trained(seed=seed, **of)
-    out = trained.with_name(f"{trained.name}-{method.replace(',', '').replace(' ', '-')}")
+    model = trained(seed=seed, **of)
+    out = model.with_name(f"{model.name}-{method.replace(',', '').replace(' ', '-')}")
     how = (*METHODS[method], "--images", str(IMAGES), "--seed", str(seed))
-    _run("reconstruct", str(trained), *how, "--out", str(out))
+    _run("reconstruct", str(model), *how, "--out", str(out))
     return out
 
 
@@ -212,7 +212,7 @@ def trained_on(run: Path) -> ImageSet:
     return load(str(Path(settings["model"]["model"]) / KEPT_FILE), "train")
 
 
-def _trained(
+def trained(
     dataset: str, arch: str, n_train: int, classes: int, first_scale: float, seed: int, defence: str
 ) -> Path:
     """Run folder of a classifier, made where it is missing."""
@@ -225,10 +225,12 @@ def _trained(
     return out
 
 
-def _unseen(run: Path, trial: int, dataset: str, n_train: int, classes: int) -> list[ImageSet]:
-    """Two groups of training-split images that the classifier of `run` was not trained on."""
+def unseen(
+    members: ImageSet, trial: int, dataset: str, n_train: int, classes: int
+) -> list[ImageSet]:
+    """Two groups of training-split images that are none of `members`."""
     data = load(dataset, "train")
-    seen = {bytes(row.numpy()) for row in trained_on(run).images.flatten(1)}
+    seen = {bytes(row.numpy()) for row in members.images.flatten(1)}
     groups = few_images(data, n_train, 1000 + trial)
     if classes == 2:
         groups = tuple(two_classes(group, [1, 3, 5, 7, 9]) for group in groups)  # type: ignore[assignment]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from preimage.leak.verdict import LEVEL
+
 Tone = Literal["good", "fair", "bad", "unknown"]
 
 _FEW, _MANY = 0.01, 0.10
@@ -121,6 +123,9 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
     verdict = found["verdict"]
     if verdict is None:
         return _nothing(question, why)
+    member = found["membership_p_value"]
+    if verdict != "leaks" and member is not None and member <= LEVEL:
+        return _tells_members(question, found)
     tones: dict[str, Tone] = {"leaks": "bad", "no evidence of a leak": "good"}
     return Answer(
         question,
@@ -131,6 +136,19 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
         f"{found['reconstructions']} reconstructions after {found['steps']} steps, "
         f"{found['images_each']} images on each side.",
         tones.get(verdict, "unknown"),
+    )
+
+
+def _tells_members(question: str, found: Mapping[str, Any]) -> Answer:
+    """No image came out, and yet the weights tell which were trained on."""
+    return Answer(
+        question,
+        "Which images, not what they show",
+        f"{found['membership_auroc']:.3f}",
+        "is the AUROC at which its first layer tells training images from held-out ones; 0.5 is "
+        f"guessing. Of the reconstructions: {found['verdict']}.",
+        f"p = {found['membership_p_value']:.4f}, {found['images_each']} images on each side.",
+        "bad",
     )
 
 

@@ -24,9 +24,11 @@ def leak_figures(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
         result: what `preimage reconstruct --json` prints.
         config: the reconstruction's settings.
     """
+    # a run of an earlier version did not count everything
+    member = result.get("membership") or {}
     return {
-        # a run of an earlier version did not count everything
         **{name: result.get(name) for name in _SAME_NAME},
+        **{f"membership_{name}": member.get(name) for name in ("auroc", "p_value")},
         "accuracy": result["target_accuracy"],
         "reconstructions": config["images"],
         "steps": config["steps"],

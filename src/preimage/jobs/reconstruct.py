@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
 from preimage.data.order import of_classes
@@ -26,7 +26,10 @@ from preimage.jobs.measure import find_evaluator, own_data
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.leak.control import Groups, pair
-from preimage.leak.matching import WINDOW, feature_similarities, matched, similarities
+from preimage.leak.first_layer import first_layer
+from preimage.leak.matching import feature_similarities, matched, similarities
+from preimage.leak.membership import Membership, membership
+from preimage.leak.page import leak_page
 from preimage.leak.reconstruction import (
     Reconstruction,
     ReconstructProgress,
@@ -34,7 +37,7 @@ from preimage.leak.reconstruction import (
 )
 from preimage.leak.verdict import COPIED, RECOVERED, Verdict, judge
 from preimage.limits import check_control, check_reconstruct
-from preimage.pages import Picture, Strip, histogram, page
+from preimage.pages import Picture, Strip, histogram
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
@@ -99,7 +102,7 @@ def reconstruct_job(
             record = _record(command, compared, seconds)
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
-            folder.write(PAGE_FILE, text_bytes(_page(classifier.name, record, panels)))
+            folder.write(PAGE_FILE, text_bytes(leak_page(classifier.name, record, panels)))
             folder.finish(record)
         return folder.metrics(), path
 
@@ -183,6 +186,7 @@ class _Compared:
         # chosen among all, not by group: then the groups can change places
         self.pixels = similarities(found.images, both, _CANDIDATES)
         self.verdict = self._judge(self.pixels, seed)
+        self.membership = _membership(classifier, groups, seed)
         self.by_features = None if evaluator is None else self._by_features(evaluator, both, seed)
         answers = predict(classifier, found.images).logits
         self.accepted = float((answers.argmax(1) == found.labels).double().mean())
@@ -219,6 +223,15 @@ class _Compared:
         return {name: getattr(judged, name) for name in names}
 
 
+def _membership(classifier: Classifier, groups: Groups, seed: int) -> Membership | None:
+    """None where no dense first layer holds a trace of training."""
+    with frozen(classifier):
+        layer = first_layer(classifier)
+    if layer is None:
+        return None
+    return membership(layer, groups.train.floats(), groups.control.floats(), seed)
+
+
 def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
     verdict = compared.verdict
     pairs = compared.matched()
@@ -242,6 +255,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "verdict": verdict.verdict,
         "reason": verdict.reason,
         "by_features": compared.by_features,
+        "membership": compared.membership and asdict(compared.membership),
         "unmixed": compared.found.unmixed,
         "accepted": compared.accepted,
         "target_accuracy": compared.accuracy,
@@ -287,30 +301,3 @@ def _panels(compared: _Compared) -> list[Panel]:
             pairs,
         ),
     ]
-
-
-def _page(name: str, record: dict[str, Any], panels: list[Panel]) -> str:
-    return page(
-        f"Does '{name}' leak its training data?",
-        f"{record['verdict'].capitalize()}. {record['reason']}",
-        panels,
-        facts={
-            "Verdict": record["verdict"],
-            "p-value": f"{record['p_value']:.4f}",
-            "Training images recovered": str(record["recovered"]),
-            "Held-out ones, by chance": str(record["recovered_control"]),
-            f"Copied (similarity above {COPIED})": str(record["copied"]),
-            "Held-out ones copied": str(record["copied_control"]),
-            "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
-            "to the nearest held-out image": f"{record['ssim_control']:.3f}",
-        },
-        notes=[
-            f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
-            "image counts as recovered, and each only once.",
-            f"{record['images_each']} training and as many held-out images were compared. The "
-            "p-value is the share of random divisions of all of them that differ as much.",
-            f"The classifier puts {record['accepted']:.1%} of the reconstructions in their class.",
-            f"{record['unmixed']} came out of the weights of a dense first layer, the others were "
-            "looked for.",
-        ],
-    )

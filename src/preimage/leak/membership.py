@@ -1,0 +1,103 @@
+"""Which images a dense first layer was trained on, told by its weights alone.
+
+What gradient descent writes into the first layer is a sum of multiples of the training images (see
+:mod:`preimage.leak.unmixing`). They lie in the span of the directions that stand out there, whether
+or not these come apart into images; other images of the same kind do not, as long as there are
+fewer directions than pixels. Whoever holds an image can so tell whether it was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from preimage.drawing import CHUNK
+from preimage.errors import PreimageError
+from preimage.leak.first_layer import FirstLayer
+from preimage.leak.unmixing import directions
+from preimage.runtime import stream
+
+_PERMUTATIONS = 1999
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How well the first layer tells training images from held-out ones."""
+
+    directions: int
+    """That training wrote into the layer."""
+    outside_train: float
+    """Mean over the training images of the share of their length outside of these, in [0, 1]."""
+    outside_control: float
+    """The same of held-out images."""
+    auroc: float
+    """Of that share, in [0, 1]: 1 where every training image is nearer than every held-out one."""
+    p_value: float
+    """Chance of an AUROC at least this large if training images were no others."""
+
+
+def membership(
+    layer: FirstLayer, train: Tensor, control: Tensor, seed: int = 0
+) -> Membership | None:
+    """Compare how far training images and held-out ones are from what training wrote.
+
+    If the layer tells nothing of which images it was trained on, the two can change places: the
+    p-value is the share of 1,999 random divisions of all images with at least that AUROC.
+
+    Args:
+        layer: on images of D pixels.
+        train: (N, C, H, W) in [0, 1], D = C * H * W.
+        control: as many held-out images of the same distribution.
+        seed: of the divisions.
+
+    Returns:
+        None where no direction stands out of the noise of the first weights.
+
+    Raises:
+        PreimageError: for groups of other shapes.
+    """
+    if train.shape != control.shape or not len(train):
+        raise PreimageError(
+            "expected as many held-out images as training images, of one shape, found "
+            f"{tuple(train.shape)} and {tuple(control.shape)}; give as many of both"
+        )
+    found = directions(layer.weights)
+    if not len(found):
+        return None
+    parts = [part for images in (train, control) for part in images.split(CHUNK)]
+    outside = torch.cat([_outside(part, layer, found) for part in parts])
+    count = len(train)
+    known = (torch.arange(2 * count) < count).int()
+    return Membership(
+        directions=len(found),
+        outside_train=float(outside[:count].mean()),
+        outside_control=float(outside[count:].mean()),
+        auroc=float(binary_auroc(-outside, known)),
+        p_value=_p_value(outside, count, seed),
+    )
+
+
+def _outside(images: Tensor, layer: FirstLayer, found: Tensor) -> Tensor:
+    """Share of each input's length (N,), the constant included, outside of the directions."""
+    inputs = images.flatten(1).double() * layer.scale + layer.shift
+    rows = torch.cat([inputs, torch.ones(len(inputs), 1).double()], dim=1)
+    rest = rows - (rows @ found.T) @ found
+    return rest.norm(dim=1) / rows.norm(dim=1)
+
+
+def _p_value(outside: Tensor, count: int, seed: int) -> float:
+    """One-sided, by the sum of ranks, which orders divisions as the AUROC does."""
+    _, place, ties = outside.unique(return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum(0) - ties / 2)[place]
+    truth = float(ranks[:count].sum())
+    random = stream(seed, "membership")
+    reached = 0
+    for chunk in range(0, _PERMUTATIONS, _AT_ONCE):
+        size = min(_AT_ONCE, _PERMUTATIONS - chunk)
+        drawn = torch.rand(size, len(ranks), generator=random).argsort(1)[:, :count]
+        reached += int((ranks[drawn].sum(1) <= truth + 1e-9).sum())
+    return (1 + reached) / (1 + _PERMUTATIONS)
