@@ -2,8 +2,8 @@
 
     python benchmarks/membership.py --datasets mnist --images 500 --classes 10 --seeds 0 1 2
 
-The classifiers are those of benchmarks/reconstruct.py, MLPs trained to zero error, and are kept with
-them. Of each there are two records: its training images beside as many unseen ones of the same
+The classifiers are those of benchmarks/reconstruct.py, MLPs trained to zero error, and are kept
+with them. Of each there are two records: its training images beside as many unseen ones of the same
 split, and, with "members" false, two groups that it has never seen.
 """
 
