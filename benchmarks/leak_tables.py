@@ -159,6 +159,36 @@ def parts_table(records: list[Record]) -> str:
     return markdown(header, rows) if rows else ""
 
 
+def membership_table(records: list[Record]) -> str:
+    """A row a classifier: how well its first layer tells what it was trained on."""
+    figures = ["directions", "outside_train", "outside_control", "auroc", "p_value"]
+    keys = ["dataset", "arch", "n_train", "classes", "first_scale"]
+    known = sorted(summarise([r for r in records if r["members"]], keys, figures), key=_order)
+    unseen = {
+        _of(group, tuple(keys)): group
+        for group in summarise([r for r in records if not r["members"]], keys, figures)
+    }
+    rows = []
+    for group in known:
+        other = unseen[_of(group, tuple(keys))]
+        rows.append(
+            [
+                _classifier(group),
+                deviated(group["directions"], group["n"], 1, 0),
+                *(deviated(group[name], group["n"], 100) for name in figures[1:3]),
+                *(deviated(group[name], group["n"], 1, 3) for name in figures[3:]),
+                deviated(other["auroc"], other["n"], 1, 3),
+                deviated(other["p_value"], other["n"], 1, 3),
+                str(group["n"]),
+            ]
+        )
+    header = [
+        *("classifier", "directions", "training images outside, %", "held-out outside, %"),
+        *("AUROC", "p-value", "AUROC, two unseen groups", "p-value", "seeds"),
+    ]
+    return markdown(header, rows) if rows else ""
+
+
 def _undefended(records: list[Record]) -> list[Record]:
     """Reconstructions of classifiers that leak as far as is known, trained as usual."""
     return [r for r in records if r["leaky"] and r["defence"] == "none"]

@@ -74,12 +74,9 @@ def _told(run: Path, groups: Sequence[ImageSet], seed: int) -> dict[str, Any]:
     assert layer is not None
     count = min(len(group) for group in groups)
     start = time.perf_counter()
-    found = membership(layer, *(group.floats(slice(count)) for group in groups), seed)
-    return {
-        **asdict(found or NOTHING),
-        "images_each": count,
-        "seconds": time.perf_counter() - start,
-    }
+    train, control = (group.floats(slice(count)) for group in groups)
+    found = membership(layer, train, control, seed) or NOTHING
+    return {**asdict(found), "images_each": count, "seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

@@ -300,6 +300,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     "audit": ("audit", audit_tables.audit_table),
     "demo": ("demo", audit_tables.demo_table),
     **{name: ("reconstruct", table) for name, table in leak_tables.TABLES.items()},
+    "leak-membership": ("membership", leak_tables.membership_table),
     **{name: (name, table) for name, table in study_tables.TABLES.items()},
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
     **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},
