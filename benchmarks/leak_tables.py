@@ -176,9 +176,10 @@ def membership_table(records: list[Record]) -> str:
                 _classifier(group),
                 deviated(group["directions"], group["n"], 1, 0),
                 *(deviated(group[name], group["n"], 100) for name in figures[1:3]),
-                *(deviated(group[name], group["n"], 1, 3) for name in figures[3:]),
+                deviated(group["auroc"], group["n"], 1, 3),
+                deviated(group["p_value"], group["n"], 1, 4),
                 deviated(other["auroc"], other["n"], 1, 3),
-                deviated(other["p_value"], other["n"], 1, 3),
+                deviated(other["p_value"], other["n"], 1, 4),
                 str(group["n"]),
             ]
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from reconstruct import trained, unseen
 
 FILE = RESULTS / "membership.json"
 KEYS = ("dataset", "arch", "n_train", "classes", "first_scale", "seed", "members")
-NOTHING = Membership(0, 1.0, 1.0, 0.5, 1.0)
-"""Where training left no direction that stands out, both groups lie outside of it altogether."""
+FIGURES = dict.fromkeys(field.name for field in fields(Membership))
+"""Of a layer that training wrote nearly all of: no figures."""
 
 
 def main() -> None:
@@ -75,8 +75,10 @@ def _told(run: Path, groups: Sequence[ImageSet], seed: int) -> dict[str, Any]:
     count = min(len(group) for group in groups)
     start = time.perf_counter()
     train, control = (group.floats(slice(count)) for group in groups)
-    found = membership(layer, train, control, seed) or NOTHING
-    return {**asdict(found), "images_each": count, "seconds": time.perf_counter() - start}
+    found = membership(layer, train, control, seed)
+    seconds = time.perf_counter() - start
+    figures = FIGURES if found is None else asdict(found)
+    return {**figures, "images_each": count, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -329,6 +329,7 @@ def test_an_answer_from_few_samples_says_that_they_are_too_few():
 
     assert answer(0, 1).answer == "Too few samples to tell" and answer(0, 1).tone == "unknown"
     assert answer(0, 1, noise=0.0).answer == "Hardly anything but its classes"
+    assert answer(1, 20, noise=0.0).tone == "unknown"
     assert answer(0, 400).tone == "good" and answer(9, 10).tone == "bad"
 
 

@@ -15,7 +15,9 @@ from preimage.auditing.record import empty_sections, fill
 from preimage.cli import main
 from preimage.errors import PreimageError
 from preimage.leak.membership import membership
-from test_unmixing import COUNT, layer, mixture, pictures
+from test_unmixing import COUNT, UNITS, layer, mixture, pictures
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (4.0, -0.5)])
@@ -45,9 +47,15 @@ def test_groups_that_are_alike_tell_nothing_at_all():
     assert found.auroc == pytest.approx(0.5) and found.p_value > 0.3
 
 
-def test_a_layer_that_learnt_nothing_has_no_members():
+def test_a_layer_that_learnt_nothing_guesses():
     noise = torch.randn(120, 197, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert membership(layer(noise), pictures(), pictures(key="others")) is None
+    found = membership(layer(noise), pictures(), pictures(key="others"))
+    assert (found.directions, found.auroc, found.p_value) == (0, 0.5, 1.0)
+
+
+def test_a_layer_that_training_wrote_all_of_cannot_tell():
+    whole = layer(mixture(pictures(UNITS - 2)))
+    assert membership(whole, pictures(), pictures(key="others")) is None
 
 
 def test_groups_of_other_sizes_are_refused():
@@ -66,15 +74,32 @@ def test_the_record_and_the_page_of_a_reconstruction_tell_it(capsys):
     assert f"AUROC {found['auroc']:.3f}" in text
 
 
-def test_an_audit_answers_that_members_are_told_where_no_image_came_out():
-    def answer(verdict, p_value):
-        result = {"verdict": verdict, "p_value": 0.2, "images_each": 500, "target_accuracy": 0.9}
-        result["membership"] = {"auroc": 0.999, "p_value": p_value}
-        sections = empty_sections()
-        fill(sections["leak"], leak_figures(result, {"images": 100, "steps": 300}))
-        return answers(sections, {})[2]
+def answer(verdict, member):
+    result = {"verdict": verdict, "p_value": 0.2, "images_each": 500, "target_accuracy": 0.9}
+    if member != "an older run":
+        result["membership"] = member
+    sections = empty_sections()
+    fill(sections["leak"], leak_figures(result, {"images": 100, "steps": 300}))
+    return answers(sections, {})[2]
 
-    assert answer("no evidence of a leak", 0.0005).tone == "bad"
-    assert answer("no evidence of a leak", 0.0005).figure == "0.999"
-    assert answer("no evidence of a leak", 0.3).tone == "good"
-    assert answer("leaks", 0.0005).answer == "Leaks"
+
+@pytest.mark.parametrize(
+    ("verdict", "member", "tone"),
+    [
+        ("no evidence of a leak", {"auroc": 0.999, "p_value": 0.0005}, "bad"),
+        ("can't tell", {"auroc": 0.999, "p_value": 0.0005}, "bad"),
+        ("no evidence of a leak", {"auroc": 0.55, "p_value": 0.004}, "fair"),
+        ("no evidence of a leak", {"auroc": 0.55, "p_value": 0.008}, "good"),
+        ("can't tell", {"auroc": 0.5, "p_value": 0.6}, "unknown"),
+        ("no evidence of a leak", None, "good"),
+        ("no evidence of a leak", "an older run", "good"),
+    ],
+)
+def test_an_audit_answers_that_members_are_told_where_reconstructions_prove_nothing(
+    verdict, member, tone
+):
+    assert answer(verdict, member).tone == tone
+
+
+def test_an_audit_of_what_leaks_says_so_first():
+    assert answer("leaks", {"auroc": 1.0, "p_value": 0.0005}).answer == "Leaks"

@@ -12,6 +12,8 @@ Tone = Literal["good", "fair", "bad", "unknown"]
 
 _FEW, _MANY = 0.01, 0.10
 _GOOD_AUROC, _FAIR_AUROC = 0.99, 0.90
+_CLEAR_AUROC = 0.75
+"""Of telling training images: half of the way from guessing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _accept(found: Mapping[str, Any], why: str) -> Answer:
     """By the worse of two shares: of inversions that fool it alone, and of noise that it takes.
 
     Of few inversions none may be a counterfeit by chance: where the interval reaches from good to
-    bad they say nothing, and the noise has the word.
+    bad they say nothing, and where there was none the noise has the word.
     """
     counterfeit, noise = found["counterfeit_share"], found["noise_share"]
     if noise is None and counterfeit is None:
@@ -70,7 +72,7 @@ def _accept(found: Mapping[str, Any], why: str) -> Answer:
         return _accepts_noise(found)
     low, high = found["counterfeit_interval"]
     unclear = _tells_nothing(low, high)
-    if unclear and noise is not None:
+    if unclear and not counterfeit and noise is not None:
         return _accepts_noise(found)
     return Answer(
         _ACCEPT,
@@ -124,7 +126,8 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
     if verdict is None:
         return _nothing(question, why)
     member = found["membership_p_value"]
-    if verdict != "leaks" and member is not None and member <= LEVEL:
+    # half of the level, since either of two tests may speak
+    if verdict != "leaks" and member is not None and member <= LEVEL / 2:
         return _tells_members(question, found)
     tones: dict[str, Tone] = {"leaks": "bad", "no evidence of a leak": "good"}
     return Answer(
@@ -140,15 +143,16 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
 
 
 def _tells_members(question: str, found: Mapping[str, Any]) -> Answer:
-    """No image came out, and yet the weights tell which were trained on."""
+    """The reconstructions prove nothing, and yet the weights tell which images it has seen."""
+    auroc = found["membership_auroc"]
     return Answer(
         question,
-        "Which images, not what they show",
-        f"{found['membership_auroc']:.3f}",
+        "It tells which images it has seen",
+        f"{auroc:.3f}",
         "is the AUROC at which its first layer tells training images from held-out ones; 0.5 is "
         f"guessing. Of the reconstructions: {found['verdict']}.",
         f"p = {found['membership_p_value']:.4f}, {found['images_each']} images on each side.",
-        "bad",
+        "bad" if auroc >= _CLEAR_AUROC else "fair",
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
-from preimage.classifier import Classifier
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
@@ -122,7 +121,7 @@ def detection(context: Context, seconds: float) -> Found:
             context.report.progress("sets", i + 1, sets, one.name)
         figures = _figures(context, records, len(known))
         if hardened:
-            figures |= _gain(context.classifier, hardened, known, _of(_counted(records), _COMBINED))
+            figures |= _gain(context, hardened, _of(_counted(records), _COMBINED))
     panels = [_table(records), _histograms(plots), _mistakes(mistakes)]
     return Found(figures, panels, notes)
 
@@ -246,14 +245,14 @@ def _counted(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in records if record["real"]] or records
 
 
-def _gain(
-    plain: Classifier, hardened: Detector, known: ImageSet, records: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _gain(context: Context, hardened: Detector, records: list[dict[str, Any]]) -> dict[str, Any]:
+    test = context.data.test
+    assert test is not None
     return {
         "hardened_auroc": _mean(records, "auroc"),
         "hardened_fpr95": _mean(records, "fpr95"),
-        "hardened_accuracy": accuracy_on(hardened.classifier, known),
-        "plain_accuracy": accuracy_on(plain, known),
+        "hardened_accuracy": accuracy_on(hardened.classifier, test),
+        "plain_accuracy": accuracy_on(context.classifier, test),
     }
 
 

@@ -97,9 +97,10 @@ def reconstruct_job(
         if not folder.finished:
             found, seconds = _search(folder, command, classifier, report)
             compared = _Compared(found, groups, classifier, evaluator, config.seed)
+            member = _membership(classifier, groups, config.seed, report)
             tensors = {"images": found.images, "labels": found.labels}
             folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
-            record = _record(command, compared, seconds)
+            record = _record(command, compared, member, seconds)
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
             folder.write(PAGE_FILE, text_bytes(leak_page(classifier.name, record, panels)))
@@ -186,7 +187,6 @@ class _Compared:
         # chosen among all, not by group: then the groups can change places
         self.pixels = similarities(found.images, both, _CANDIDATES)
         self.verdict = self._judge(self.pixels, seed)
-        self.membership = _membership(classifier, groups, seed)
         self.by_features = None if evaluator is None else self._by_features(evaluator, both, seed)
         answers = predict(classifier, found.images).logits
         self.accepted = float((answers.argmax(1) == found.labels).double().mean())
@@ -223,16 +223,24 @@ class _Compared:
         return {name: getattr(judged, name) for name in names}
 
 
-def _membership(classifier: Classifier, groups: Groups, seed: int) -> Membership | None:
-    """None where no dense first layer holds a trace of training."""
+def _membership(
+    classifier: Classifier, groups: Groups, seed: int, report: Reporter
+) -> Membership | None:
+    """None without a dense first layer that can tell, or groups that can change places."""
     with frozen(classifier):
         layer = first_layer(classifier)
-    if layer is None:
+    if layer is None or groups.films:
         return None
-    return membership(layer, groups.train.floats(), groups.control.floats(), seed)
+    try:
+        return membership(layer, groups.train.floats(), groups.control.floats(), seed)
+    except RuntimeError as error:  # too large, or without a decomposition: the verdict is there
+        report.warn(f"whether the first layer tells its training images is left open: {error}")
+        return None
 
 
-def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[str, Any]:
+def _record(
+    command: Reconstruct, compared: _Compared, member: Membership | None, seconds: float
+) -> dict[str, Any]:
     verdict = compared.verdict
     pairs = compared.matched()
     recovered, control = (int((part > RECOVERED).sum()) for part in pairs)
@@ -255,7 +263,7 @@ def _record(command: Reconstruct, compared: _Compared, seconds: float) -> dict[s
         "verdict": verdict.verdict,
         "reason": verdict.reason,
         "by_features": compared.by_features,
-        "membership": compared.membership and asdict(compared.membership),
+        "membership": None if member is None else asdict(member),
         "unmixed": compared.found.unmixed,
         "accepted": compared.accepted,
         "target_accuracy": compared.accuracy,

@@ -1,9 +1,10 @@
 """Which images a dense first layer was trained on, told by its weights alone.
 
 What gradient descent writes into the first layer is a sum of multiples of the training images (see
-:mod:`preimage.leak.unmixing`). They lie in the span of the directions that stand out there, whether
-or not these come apart into images; other images of the same kind do not, as long as there are
-fewer directions than pixels. Whoever holds an image can so tell whether it was trained on.
+:mod:`preimage.leak.unmixing`). Where plain gradient descent began from small first weights, and saw
+fewer images than the layer has units and the image pixels, they lie in the span of the directions
+that stand out there, whether or not these come apart into images; other images of the same kind do
+not. Whoever holds an image can then tell whether it was trained on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from preimage.drawing import CHUNK
+from preimage.drawing import CHUNK, at_once
 from preimage.errors import PreimageError
 from preimage.leak.first_layer import FirstLayer
 from preimage.leak.unmixing import directions
 from preimage.runtime import stream
+from preimage.types import ImageSpec
 
 _PERMUTATIONS = 1999
 _AT_ONCE = 100
@@ -55,7 +57,9 @@ def membership(
         seed: of the divisions.
 
     Returns:
-        None where no direction stands out of the noise of the first weights.
+        The figures, those of guessing where no direction stands out of the noise of the first
+        weights; None where training wrote nearly all of the layer, so that no direction is left to
+        lie outside of.
 
     Raises:
         PreimageError: for groups of other shapes.
@@ -66,9 +70,12 @@ def membership(
             f"{tuple(train.shape)} and {tuple(control.shape)}; give as many of both"
         )
     found = directions(layer.weights)
-    if not len(found):
+    if found is None:
         return None
-    parts = [part for images in (train, control) for part in images.split(CHUNK)]
+    if not len(found):
+        return Membership(0, 1.0, 1.0, 0.5, 1.0)
+    step = at_once(ImageSpec(*train.shape[1:]), CHUNK)
+    parts = [part for images in (train, control) for part in images.split(step)]
     outside = torch.cat([_outside(part, layer, found) for part in parts])
     count = len(train)
     known = (torch.arange(2 * count) < count).int()
@@ -92,7 +99,7 @@ def _outside(images: Tensor, layer: FirstLayer, found: Tensor) -> Tensor:
 def _p_value(outside: Tensor, count: int, seed: int) -> float:
     """One-sided, by the sum of ranks, which orders divisions as the AUROC does."""
     _, place, ties = outside.unique(return_inverse=True, return_counts=True)
-    ranks = (ties.cumsum(0) - ties / 2)[place]
+    ranks = (ties.cumsum(0) - ties.double() / 2)[place]
     truth = float(ranks[:count].sum())
     random = stream(seed, "membership")
     reached = 0

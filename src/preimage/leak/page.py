@@ -52,12 +52,12 @@ def _membership_fact(found: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _membership_note(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None:
+    if not found or not found["directions"]:
         return []
     return [
         f"Training wrote {found['directions']} directions into the dense first layer. Training "
         f"images lie outside of them by {found['outside_train']:.1%} of their length, held-out "
         f"ones by {found['outside_control']:.1%} (AUROC {found['auroc']:.3f}, "
-        f"p = {found['p_value']:.4f}): so well do the weights alone tell whether an image was "
-        "trained on. It is no part of the verdict, which is about reconstructions."
+        f"p = {found['p_value']:.4f}). So well do the weights alone tell whether an image was "
+        "trained on; 0.5 is guessing. It is no part of the verdict, which is about reconstructions."
     ]

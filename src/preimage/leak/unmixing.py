@@ -79,7 +79,7 @@ def unmix(
         that there is no noise left to tell them from, or where the bias has learnt nothing.
     """
     found = directions(layer.weights)
-    if len(found) < 2:
+    if found is None or len(found) < 2:
         return Unmixed(torch.empty(0, *spec.shape), 0)
     basis = _in_pixels(found, layer)
     # each image has a constant of 1, which tells its scale; a bias that never learnt has none
@@ -90,7 +90,7 @@ def unmix(
     return mixture.sharpen(guess.float(), steps, on_step)
 
 
-def directions(weights: Tensor) -> Tensor:
+def directions(weights: Tensor) -> Tensor | None:
     """What training wrote into a layer that began as noise.
 
     The right singular vectors whose singular values are above what independent noise of the size
@@ -102,13 +102,16 @@ def directions(weights: Tensor) -> Tensor:
         weights: (H, D).
 
     Returns:
-        (n, D), orthonormal; none where there are more than nine tenths of what the shape allows,
-        and no clear step among these.
+        (n, D), orthonormal, n = 0 where nothing stands out; None where nearly everything does, more
+        than nine tenths of what the shape allows, with no clear step among these.
     """
     values, vectors = torch.linalg.svd(weights, full_matrices=False)[1:]
     most = int(_MOST_DIRECTIONS * len(values))
     count = _above_noise(values, weights.shape, most)
-    return vectors[: _before_step(values, most) if count is None else count]
+    if count is None:
+        count = _before_step(values, most)
+        return vectors[:count] if count else None
+    return vectors[:count]
 
 
 def _above_noise(values: Tensor, size: torch.Size, most: int) -> int | None:

@@ -47,7 +47,8 @@ class Fitted:
         self.labels = chosen.labels
         """(N,)."""
         self.trial = chosen.floats(next(chunks(len(chosen)))), answers[0]
-        """A batch of the images, as large as any that will be scored, and the answer to it."""
+        """A batch of the images, as many as are scored at a time where there are so many, and the
+        answer to it."""
 
     def last_layer(self) -> nn.Linear:
         """The linear layer from the features to the logits.
