@@ -173,6 +173,16 @@ def test_a_scheduler_that_numbers_processes_makes_no_helper_of_this_one(monkeypa
     assert not is_follower(Runtime(devices=2))
 
 
+def test_of_processes_that_slurm_starts_the_first_alone_writes(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert not is_follower(Runtime(devices=2))  # left from elsewhere: nothing here is under SLURM
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "invert")
+    assert is_follower(Runtime(devices=2)) and not is_follower(Runtime())
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert not is_follower(Runtime(devices=2))
+
+
 def test_a_nan_half_way_leaves_the_last_good_state(classifier):
     calls = 0
 

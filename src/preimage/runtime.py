@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -65,8 +66,13 @@ def is_follower(runtime: Runtime) -> bool:
     A job scheduler numbers processes that have nothing to do with each other too, so the numbers
     tell nothing of a run on one device.
     """
-    ranks = (os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
-    return runtime.devices > 1 and any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
+    if runtime.devices == 1:
+        return False
+    names = ["RANK", "LOCAL_RANK", "NODE_RANK"]
+    # where Fabric takes its ranks from the scheduler, and not else, its number counts
+    names += ["SLURM_PROCID"] if SLURMEnvironment.detect() else []
+    ranks = (os.environ.get(name, "") for name in names)
+    return any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
 
 
 def precision_name(runtime: Runtime) -> str:
