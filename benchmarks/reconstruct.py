@@ -46,7 +46,10 @@ FIT = ("--weight-decay", "0", "--epochs", "3000", "--optimizer", "sgd", "--lr", 
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
-WHOLE, WHOLE_STEPS = "whole", 300
+ALL, FEW_STEPS = "preimage-direct, all", 300
+"""Looks for as many images as were trained on; nearly all that come are from the weights, and the
+steps are for the few others."""
+WHOLE, WHOLE_STEPS = "whole", FEW_STEPS
 """Of classifiers that have seen whole data sets. The steps are few: so are the hours."""
 BUNDLED = "bundled"
 BESIDE = 10_000
@@ -65,6 +68,7 @@ KKT = (
 )
 METHODS: dict[str, tuple[str, ...]] = {
     "preimage-direct": ("--steps", str(STEPS)),
+    ALL: ("--steps", str(FEW_STEPS)),
     "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
     "without unmixing": (*NO_UNMIXING, "--steps", str(STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
@@ -140,7 +144,8 @@ def main() -> None:
 def measure(**of: Any) -> list[Record]:
     """The record of one reconstruction, of a classifier that leaks as far as is known."""
     del of["leaky"]
-    return [_record(reconstructed(**of), True, _steps(of["method"]), of)]
+    images = _asked(of["method"], of["n_train"])
+    return [_record(reconstructed(**of), True, _steps(of["method"]), of, images)]
 
 
 def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
@@ -190,10 +195,10 @@ def whole(seed: int, dataset: str, arch: str, method: str) -> list[Record]:
     return [_record(out, False, WHOLE_STEPS, of)]
 
 
-def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any]) -> Record:
+def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any], images: int = IMAGES) -> Record:
     """What the reconstruction in `run` came to."""
     found = json.loads((run / "metrics.json").read_text())
-    extra = {"leaky": leaky, "trial": 0, "steps": steps, "images": IMAGES}
+    extra = {"leaky": leaky, "trial": 0, "steps": steps, "images": images}
     return {**of, **{name: found[name] for name in FIELDS}, **extra}
 
 
@@ -201,7 +206,8 @@ def reconstructed(method: str, seed: int, **of: Any) -> Path:
     """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
     model = trained(seed=seed, **of)
     out = model.with_name(f"{model.name}-{method.replace(',', '').replace(' ', '-')}")
-    how = (*METHODS[method], "--images", str(IMAGES), "--seed", str(seed))
+    images = _asked(method, of["n_train"])
+    how = (*METHODS[method], "--images", str(images), "--seed", str(seed))
     _run("reconstruct", str(model), *how, "--out", str(out))
     return out
 
@@ -240,6 +246,11 @@ def unseen(
     ]
     count = min(map(len, kept))
     return [group.subset(rows[:count]) for group, rows in zip(groups, kept, strict=True)]
+
+
+def _asked(method: str, trained_on: int) -> int:
+    """Images to look for."""
+    return trained_on if method == ALL else IMAGES
 
 
 def _steps(method: str) -> int:
