@@ -46,7 +46,7 @@ FIT = ("--weight-decay", "0", "--epochs", "3000", "--optimizer", "sgd", "--lr", 
 does, whose weights say little about the images."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
-ALL, FEW_STEPS = "preimage-direct, all", 300
+ALL, FEW_STEPS = "preimage-direct-all", 300
 """Looks for as many images as were trained on; nearly all that come are from the weights, and the
 steps are for the few others."""
 WHOLE, WHOLE_STEPS = "whole", FEW_STEPS
