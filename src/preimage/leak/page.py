@@ -48,7 +48,11 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
 
 
 def _membership_fact(found: Mapping[str, Any] | None) -> dict[str, str]:
-    return {"Told by the first layer (AUROC)": f"{found['auroc']:.3f}"} if found else {}
+    return (
+        {"Told from held-out ones by the first layer (AUROC)": f"{found['auroc']:.3f}"}
+        if found
+        else {}
+    )
 
 
 def _membership_note(found: Mapping[str, Any] | None) -> list[str]:
