@@ -26,7 +26,7 @@ from preimage.leak.first_layer import first_layer
 from preimage.leak.membership import Membership, membership
 from preimage.records import Record
 from preimage.sources import load_classifier
-from reconstruct import trained, unseen
+from reconstruct import add_classifiers, classifier_axes, trained, unseen
 
 FILE = RESULTS / "membership.json"
 KEYS = ("dataset", "arch", "n_train", "classes", "first_scale", "seed", "members")
@@ -37,22 +37,10 @@ FIGURES = dict.fromkeys(field.name for field in fields(Membership))
 def main() -> None:
     """Run what is asked for and is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--datasets", nargs="+", default=["mnist", "cifar10"])
-    parser.add_argument("--images", nargs="+", type=int, default=[100, 500])
-    parser.add_argument("--classes", nargs="+", type=int, default=[2, 10], choices=[2, 10])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--first-scales", nargs="+", type=float, default=[1e-4])
+    add_classifiers(parser)
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
-    axes: dict[str, Any] = {
-        "seed": given.seeds,
-        "classes": given.classes,
-        "dataset": given.datasets,
-        "n_train": given.images,
-        "first_scale": given.first_scales,
-        "arch": ["mlp"],
-    }
-    record_missing(FILE, axes, measure, KEYS, given.again)
+    record_missing(FILE, classifier_axes(given, ["mlp"]), measure, KEYS, given.again)
 
 
 def measure(dataset: str, arch: str, n_train: int, classes: int, **of: Any) -> list[Record]:

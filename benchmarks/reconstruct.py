@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,8 @@ FIELDS = (
 def main() -> None:
     """Run what is asked for and is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--datasets", nargs="+", default=["mnist", "cifar10"])
+    add_classifiers(parser)
     parser.add_argument("--archs", nargs="+", default=["mlp", "cnn"])
-    parser.add_argument("--images", nargs="+", type=int, default=[100, 500])
-    parser.add_argument("--classes", nargs="+", type=int, default=[2, 10], choices=[2, 10])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--first-scales", nargs="+", type=float, default=[1e-4])
     parser.add_argument(
         "--methods", nargs="+", default=["preimage-direct", "kkt"], choices=list(METHODS)
     )
@@ -124,21 +121,34 @@ def main() -> None:
         of_whole = {"seed": given.seeds, "dataset": given.whole, "arch": given.archs}
         record_missing(FILE, of_whole | {"method": [WHOLE]}, whole, KEYS, given.again)
         return
-    axes: dict[str, Any] = {
-        "seed": given.seeds,
-        "classes": given.classes,
-        "dataset": given.datasets,
-        "n_train": given.images,
-        "first_scale": given.first_scales,
-        "arch": given.archs,
-        "defence": given.defences,
-        "method": given.methods,
-    }
+    axes = classifier_axes(given, given.archs)
+    axes |= {"defence": given.defences, "method": given.methods}
     if given.calibrate:
         axes |= {"leaky": [False], "trial": list(range(given.trials))}
         record_missing(FILE, axes, calibrate, KEYS, given.again)
     else:
         record_missing(FILE, axes | {"leaky": [True]}, measure, KEYS, given.again)
+
+
+def add_classifiers(parser: argparse.ArgumentParser) -> None:
+    """Options that say which classifiers of few images."""
+    parser.add_argument("--datasets", nargs="+", default=["mnist", "cifar10"])
+    parser.add_argument("--images", nargs="+", type=int, default=[100, 500])
+    parser.add_argument("--classes", nargs="+", type=int, default=[2, 10], choices=[2, 10])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--first-scales", nargs="+", type=float, default=[1e-4])
+
+
+def classifier_axes(given: argparse.Namespace, archs: Sequence[str]) -> dict[str, Any]:
+    """Values of :func:`add_classifiers`'s options by the name of their field."""
+    return {
+        "seed": given.seeds,
+        "classes": given.classes,
+        "dataset": given.datasets,
+        "n_train": given.images,
+        "first_scale": given.first_scales,
+        "arch": archs,
+    }
 
 
 def measure(**of: Any) -> list[Record]:
@@ -248,9 +258,9 @@ def unseen(
     return [group.subset(rows[:count]) for group, rows in zip(groups, kept, strict=True)]
 
 
-def _asked(method: str, trained_on: int) -> int:
+def _asked(method: str, n_train: int) -> int:
     """Images to look for."""
-    return trained_on if method == ALL else IMAGES
+    return n_train if method == ALL else IMAGES
 
 
 def _steps(method: str) -> int:

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from preimage.drawing import CHUNK, at_once
+from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.leak.first_layer import FirstLayer
+from preimage.leak.permutation import PERMUTATIONS, times_reached
 from preimage.leak.unmixing import directions
 from preimage.runtime import stream
 from preimage.types import ImageSpec
-
-_PERMUTATIONS = 1999
-_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ def membership(
         return None
     if not len(found):
         return Membership(0, 1.0, 1.0, 0.5, 1.0)
-    step = at_once(ImageSpec(*train.shape[1:]), CHUNK)
-    parts = [part for images in (train, control) for part in images.split(step)]
-    outside = torch.cat([_outside(part, layer, found) for part in parts])
     count = len(train)
+    rows = list(chunks(count, ImageSpec(*train.shape[1:])))
+    parts = [_outside(images[part], layer, found) for images in (train, control) for part in rows]
+    outside = torch.cat(parts)
     known = (torch.arange(2 * count) < count).int()
     return Membership(
         directions=len(found),
@@ -100,11 +98,10 @@ def _p_value(outside: Tensor, count: int, seed: int) -> float:
     """One-sided, by the sum of ranks, which orders divisions as the AUROC does."""
     _, place, ties = outside.unique(return_inverse=True, return_counts=True)
     ranks = (ties.cumsum(0) - ties.double() / 2)[place]
-    truth = float(ranks[:count].sum())
-    random = stream(seed, "membership")
-    reached = 0
-    for chunk in range(0, _PERMUTATIONS, _AT_ONCE):
-        size = min(_AT_ONCE, _PERMUTATIONS - chunk)
-        drawn = torch.rand(size, len(ranks), generator=random).argsort(1)[:, :count]
-        reached += int((ranks[drawn].sum(1) <= truth + 1e-9).sum())
-    return (1 + reached) / (1 + _PERMUTATIONS)
+
+    def nearness(orders: Tensor) -> Tensor:
+        return -ranks[orders[:, :count]].sum(1)
+
+    truth = nearness(torch.arange(len(ranks))[None])[0]
+    reached = int(times_reached(truth, nearness, len(ranks), stream(seed, "membership")))
+    return (1 + reached) / (1 + PERMUTATIONS)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.errors import PreimageError
+from preimage.leak.permutation import PERMUTATIONS, times_reached
 from preimage.runtime import stream
 
 Answer = Literal["leaks", "no evidence of a leak", "can't tell"]
@@ -24,8 +25,6 @@ FEWEST = 20
 """Images on each side, and reconstructions, below which nothing can be said."""
 
 _NEAREST = 64
-_PERMUTATIONS = 1999
-_CHUNK = 50
 _RESAMPLES = 2000
 
 
@@ -129,16 +128,14 @@ def _p_value(both: Tensor, count: int, seed: int) -> float:
     values, order = both.sort(dim=1, descending=True)
     # the nearest of a half is almost surely among these few: all others miss it with 2^-64
     values, order = values[:, :_NEAREST], order[:, :_NEAREST]
-    random = stream(seed, "verdict")
     columns = both.shape[1]
-    truth = _differences(values, order, (torch.arange(columns) < count)[None])
-    reached = torch.zeros(truth.shape[1])
-    for chunk in range(0, _PERMUTATIONS, _CHUNK):
-        size = min(_CHUNK, _PERMUTATIONS - chunk)
-        ranks = torch.rand(size, columns, generator=random).argsort(1)
-        found = _differences(values, order, ranks < count)
-        reached += (found >= truth - 1e-9).float().sum(0)
-    shares = (1 + reached) / (1 + _PERMUTATIONS)
+
+    def differences(orders: Tensor) -> Tensor:
+        return _differences(values, order, orders < count)
+
+    truth = differences(torch.arange(columns)[None])[0]
+    reached = times_reached(truth, differences, columns, stream(seed, "verdict"))
+    shares = (1 + reached) / (1 + PERMUTATIONS)
     return min(1.0, len(shares) * float(shares.min()))
 
 
