@@ -38,23 +38,20 @@ def bytes_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_LENGTH]
 
 
-def classifier_digest(classifier: Classifier) -> str:
+def classifier_digest(classifier: Classifier | None) -> str | None:
     """The same for classifiers of equal weights, buffers, normalisation, shape and class names.
 
     What the network does with its weights is not in it: that comes from its code.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits; None for one that is not there.
     """
+    if classifier is None:
+        return None
     # a state_dict would lack mean, std and other buffers that no file keeps
     held = tensors_digest([*classifier.named_parameters(), *classifier.named_buffers()])
     about = [held, classifier.spec.shape, classifier.class_names, classifier.feature_layer]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:_LENGTH]
-
-
-def evaluator_digest(evaluator: Classifier | None) -> str | None:
-    """As :func:`classifier_digest`; None where there is none."""
-    return None if evaluator is None else classifier_digest(evaluator)
 
 
 def images_digests(**sets: ImageSet | None) -> dict[str, str | None]:

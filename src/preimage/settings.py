@@ -25,6 +25,8 @@ EVALUATOR = "evaluator_weights"
 """Among the settings: what tells an evaluator from others of its name. Runs of before have no note
 of it."""
 
+_CLASSIFIERS = {WEIGHTS: "classifier", EVALUATOR: "evaluator"}
+
 PRECISION = "compute_precision"
 """Among the settings: in what numbers is computed. Runs of before have no note of it."""
 
@@ -96,21 +98,19 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         for key in there.keys() | here.keys():
             dotted = f"{name}.{key}".strip(".")
             yield from _differences(there.get(key), here.get(key), dotted)
-    elif there != here and name == WEIGHTS:
-        yield _other_classifier(there)
-    elif there != here and name == EVALUATOR:
-        yield "other weights, normalisation or class names of the evaluator"
+    elif there != here and name in _CLASSIFIERS:
+        yield _other_classifier(there, _CLASSIFIERS[name])
     elif there != here and name.startswith(f"{IMAGES}."):
         yield f"other {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
     elif there != here:
         yield f"{name.removeprefix('config.')} {_brief(there)} instead of {_brief(here)}"
 
 
-def _other_classifier(there: Any) -> str:
+def _other_classifier(there: Any, what: str) -> str:
     """Two digests would tell a person nothing."""
     if there is None:
-        return "no note of the classifier's weights"
-    return "other weights, normalisation or class names of the classifier"
+        return f"no note of the {what}'s weights"
+    return f"other weights, normalisation or class names of the {what}"
 
 
 def _brief(value: Any) -> str:

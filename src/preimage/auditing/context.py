@@ -89,16 +89,13 @@ class Context:
         """Folder of an inner run."""
         return self.folder.path / name
 
-    def at_work(self, *more: Classifier | None) -> AbstractContextManager[None]:
-        """Both classifiers on the device that the audit is to run on, and back at the end.
-
-        Args:
-            more: others to take there.
-        """
-        return all_frozen(self._device, self.classifier, self.evaluator, *more)
+    def at_work(self) -> AbstractContextManager[None]:
+        """Both classifiers on the device that the audit is to run on, and back at the end."""
+        return all_frozen(self.device, self.classifier, self.evaluator)
 
     @cached_property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """That the audit is to run on."""
         return make_fabric(self.command.runtime).device
 
     @property
@@ -168,7 +165,7 @@ class Context:
         if not path.is_file():
             raise LeftOutError("the inversion that this part looks at was not made")
         inversion = Inversion.load(path, self.classifier)
-        inversion.to(self._device)
+        inversion.to(self.device)
         return inversion
 
     @cached_property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
+from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
@@ -111,7 +112,7 @@ def detection(context: Context, seconds: float) -> Found:
     judges += [DetectorJudge(hardened)] if hardened else []
     evaluation = Evaluation(known, judges, _TPR)
     records, plots, mistakes = [], [], []
-    with context.at_work(hardened.classifier if hardened else None):
+    with all_frozen(context.device, hardened.classifier if hardened else None):
         for i, one in enumerate(unknown):
             found, scores = evaluation.measure(one)
             records += found

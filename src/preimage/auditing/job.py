@@ -25,7 +25,7 @@ from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
 from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
-from preimage.digest import classifier_digest, evaluator_digest, images_digests
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.files import json_text, text_bytes
@@ -84,7 +84,7 @@ def audit_job(
     settings = {
         "model": asdict(command.model),
         WEIGHTS: classifier_digest(classifier),
-        EVALUATOR: evaluator_digest(judges.evaluator),
+        EVALUATOR: classifier_digest(judges.evaluator),
         IMAGES: images_digests(train=data.train, test=data.test) | unknown,
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,

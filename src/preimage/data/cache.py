@@ -28,7 +28,7 @@ from preimage.data.imageset import ImageSet
 from preimage.data.sources import Request, Source
 from preimage.types import ImageSpec
 
-_FORMAT = "3"  # part of every key: raise it whenever decoding gives other pixels or labels
+_FORMAT = "3"  # part of every key: raise it whenever decoding gives anything else
 _LOCK_SECONDS = 900.0
 
 

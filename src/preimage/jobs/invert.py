@@ -15,7 +15,7 @@ from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Invert
 from preimage.config import InvertConfig
 from preimage.diagnostics import diagnose
-from preimage.digest import classifier_digest, evaluator_digest, images_digests
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.files import text_bytes
@@ -76,7 +76,7 @@ def invert_job(
         "config": asdict(command.config),
         "measure": asdict(command.measure),
         PRECISION: precision_name(command.runtime),
-        EVALUATOR: evaluator_digest(judges.evaluator),
+        EVALUATOR: classifier_digest(judges.evaluator),
         IMAGES: images_digests(test=judges.real),
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:

@@ -63,7 +63,7 @@ class _Subjects:
         """What tells them from others of their names."""
         return [
             bytes_digest(self.detector.to_bytes()) if self.detector else None,
-            classifier_digest(self.plain) if self.plain else None,
+            classifier_digest(self.plain),
         ]
 
     @property

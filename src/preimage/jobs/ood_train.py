@@ -63,7 +63,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     settings = {
         "dataset": command.dataset,
         "start": asdict(command.start),
-        WEIGHTS: classifier_digest(start) if start else None,
+        WEIGHTS: classifier_digest(start),
         "training": asdict(training),
         "harden": asdict(command.harden),
         "heldout": command.heldout,

@@ -16,7 +16,7 @@ from preimage.classifier import Classifier, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
 from preimage.data.order import of_classes
-from preimage.digest import classifier_digest, evaluator_digest, images_digests
+from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.files import text_bytes
@@ -88,7 +88,7 @@ def reconstruct_job(
         "config": asdict(config),
         "control": asdict(command.control),
         PRECISION: precision_name(command.runtime),
-        EVALUATOR: evaluator_digest(evaluator),
+        EVALUATOR: classifier_digest(evaluator),
         IMAGES: images_digests(training=groups.train, held_out=groups.control),
     }
     with RunFolder.create(
