@@ -3,7 +3,8 @@
     python benchmarks/ablation.py --seeds 0 1 2 --datasets mnist
 
 Every variant is a command ``preimage invert DATASET ...``; see VARIANTS for what each adds. Those
-that start from the natural preset have a short run's steps, so compare them with each other only.
+that start from the presets natural and explore have a short run's steps, so compare them with each
+other only.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from preimage.config import PRESETS
 from preimage.records import Record
 
 FILE = RESULTS / "ablation.json"
-SHORT = ("--preset", "natural", "--steps", "400", "--batch", "128", "--members", "3")
+FEW = ("--steps", "400", "--batch", "128")
+SHORT = ("--preset", "natural", *FEW, "--members", "3")
+EXPLORE = ("--preset", "explore", *FEW)
 PAPER = ("--preset", "paper")
 STUDENT_STEPS = 600
 DROPOUTS = ("0", "0.1", "0.3", "0.5")
 
 
-def without(name: str) -> tuple[str, ...]:
-    """The natural preset's further terms but one."""
-    terms = PRESETS["natural"].terms
+def without(name: str, preset: str = "natural") -> tuple[str, ...]:
+    """A preset's further terms but one."""
+    terms = PRESETS[preset].terms
     return ("--terms", *(term for term in terms if not term.startswith(f"{name}=")))
+
+
+def terms_of(preset: str) -> list[str]:
+    """Names of a preset's further terms."""
+    return [term.partition("=")[0] for term in PRESETS[preset].terms]
 
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -37,7 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     },
     **{
         f"natural without {name}": (*SHORT, *without(name))
-        for name in (term.partition("=")[0] for term in PRESETS["natural"].terms)
+        for name in terms_of("natural")
         if name != "sureness"  # nothing else asks for the class
     },
     "natural without sureness": (*SHORT, *without("sureness"), "--beta", "5"),
@@ -48,6 +56,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         f"natural, dropout {rate}": (*SHORT, "--dropout", rate)
         for rate in DROPOUTS
         if float(rate) != PRESETS["natural"].generator.dropout
+    },
+    "explore": EXPLORE,
+    **{
+        f"explore without {name}": (*EXPLORE, *without(name, "explore"))
+        for name in terms_of("explore")
     },
     "paper, cross-entropy alone": (
         *(*PAPER, "--conditioning", "label", "--dropout", "0"),

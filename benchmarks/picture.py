@@ -33,11 +33,15 @@ def main() -> None:
     write_atomic(PICTURE, grid_png(rows.flatten(0, 1), columns, scale=1, gap=1))
 
 
-def block(inversion: Inversion) -> Tensor:
-    """Samples (CLASSES, SAMPLES + 1, 3, 32, 32) of one run, the last column an empty gap."""
-    labels = torch.arange(CLASSES).repeat_interleave(SAMPLES)
-    images = inversion.images(labels, seed=0)
-    grid = in_square(images).unflatten(0, (CLASSES, SAMPLES))
+def block(inversion: Inversion, samples: int = SAMPLES) -> Tensor:
+    """Samples (CLASSES, samples + 1, 3, 32, 32) of one run, the last column an empty gap."""
+    labels = torch.arange(CLASSES).repeat_interleave(samples)
+    return framed(inversion.images(labels, seed=0), samples)
+
+
+def framed(images: Tensor, samples: int) -> Tensor:
+    """Images (CLASSES * samples, C, H, W) as (CLASSES, samples + 1, 3, 32, 32), the last a gap."""
+    grid = in_square(images).unflatten(0, (CLASSES, samples))
     return torch.cat([grid, torch.full((CLASSES, 1, 3, 32, 32), 0.5)], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Write the tables in README.md and docs/study.md anew from results/*.json.
+"""Write the tables in README.md and docs/*.md anew from results/*.json.
 
 python benchmarks/tables.py           # write
 python benchmarks/tables.py --check   # exit 1 if one is out of date
@@ -201,6 +201,7 @@ _CHOICES: dict[str, Callable[[str], bool]] = {
     "paper-schemes": lambda name: (
         name not in _EXPERIMENTS[:2] and _of("paper", " conditioning")(name)
     ),
+    "explore-terms": _of("explore", "without"),
     "paper-terms": _of("paper", "without"),
     "paper-dropout": _of("paper", ", dropout"),
 }
