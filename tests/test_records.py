@@ -253,8 +253,8 @@ def test_goals_are_told_as_reached_or_short(tables):
         for i, v in enumerate((0.99, 0.995))
     ]
     records.append(inversion_record(seed=0, dataset="cifar10", inversion_accuracy=0.0))
-    table = tables.goals_table(records)
+    table = tables.goals_table(records, "natural")
     assert "| inversion accuracy, % | 99.25 of 99, reached |" in table
     assert "| evaluator, % | 50.00 of 85, **short** |" in table
     assert "| student, % | not measured |" in table
-    assert tables.goals_table([inversion_record(seed=0)]) == ""
+    assert tables.goals_table([inversion_record(seed=0)], "natural") == ""
