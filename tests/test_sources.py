@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 
 import pytest
@@ -205,6 +206,12 @@ def test_libraries_by_name(library, tmp_path):
         load_classifier(ModelConfig(f"{library}:resnet18"))
     with pytest.raises(PreimageError, match="knows"):
         load_classifier(ModelConfig(f"{library}:resnet_x", checkpoint="w.safetensors"))
+
+
+def test_a_missing_library_is_named_as_the_registry_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(PreimageError, match=r"pip install timm$"):
+        load_classifier(ModelConfig("timm:resnet18", checkpoint="w.safetensors"))
 
 
 def test_unknown_names_and_needless_settings_are_told():

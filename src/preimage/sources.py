@@ -161,7 +161,7 @@ def _optional(module: str, package: str) -> ModuleType:
     except ImportError as error:
         raise PreimageError(
             f"expected the package {package} for this model, found that it does not import "
-            f"({error}); install it with: pip install 'preimage[{package}]'"
+            f"({error}); install it with: pip install {package}"
         ) from error
 
 
