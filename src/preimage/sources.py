@@ -96,8 +96,14 @@ def _archive(config: ModelConfig) -> Classifier:
 
 def _factory(config: ModelConfig) -> Classifier:
     """A user's own function that takes nothing and returns a module, or a Classifier."""
-    _refuse(config, "classes", why=_FACTORY_DECIDES)
     factory = import_attribute(config.model, "model factory")
+    classifier = _built_by(factory, config)
+    classifier.factory = (config.model, factory)
+    return classifier
+
+
+def _built_by(factory: Callable[[], Any], config: ModelConfig) -> Classifier:
+    _refuse(config, "classes", why=_FACTORY_DECIDES)
     try:
         network = factory()
     except Exception as error:

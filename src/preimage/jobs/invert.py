@@ -25,10 +25,12 @@ from preimage.jobs.measure import Judges, doubt, find_judges
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_invert, check_measure
 from preimage.loop import Progress, invert
+from preimage.losses import imported_terms
 from preimage.metrics import Metrics, evaluate
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric, precision_name
-from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -78,6 +80,9 @@ def invert_job(
         PRECISION: precision_name(command.runtime),
         EVALUATOR: classifier_digest(judges.evaluator),
         IMAGES: images_digests(test=judges.real),
+        CODE: code_digests(
+            imported_terms(command.config.terms), classifier=classifier, evaluator=judges.evaluator
+        ),
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
