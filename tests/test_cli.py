@@ -308,6 +308,22 @@ def test_folders_of_images_are_trained_on(capsys):
     assert card["dataset"] == "pictures"
 
 
+def test_named_classes_are_matched_with_folders_in_another_order(capsys):
+    images, labels = tiny.bands(30)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = Path("pictures", ("top", "middle", "bottom")[label], f"{i}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    arguments = tiny.invert_arguments("run", "--data", "pictures", "--no-student", steps=5)
+    assert main([*arguments, "--class-names", "top,middle,bottom"]) == 0
+    assert "'bottom' as class 0 instead of 2" in " ".join(capsys.readouterr().err.split())
+    assert "middle" in Path("run/gallery.html").read_text()
+    assert main([*arguments, "--class-names", "top,middle,centre", "--overwrite"]) == 2
+    assert "name all classes alike" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--class-names", "top,middle", "--overwrite"]) == 2
+    assert "expected 3 different class names" in " ".join(capsys.readouterr().err.split())
+
+
 def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):
     monkeypatch.setattr(acceptance, "_steps", lambda *_: 60)
     monkeypatch.setattr(acceptance, "_FEW", 200)

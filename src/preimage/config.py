@@ -326,5 +326,9 @@ class ModelConfig:
     """Per-channel standard deviation, likewise."""
     classes: int | None = None
     """Class count of a torchvision or timm network, where it is not the library's own."""
+    class_names: str | None = None
+    """Names of the classes in the order of the outputs, where the model does not say: a text file
+    with one name a line, or the names with commas between. Data with the same names in another
+    order are then matched by name; without them classes are numbers."""
     feature_layer: str | None = None
     """Name of the layer whose input is the penultimate features; found where not given."""
