@@ -129,20 +129,24 @@ class GeneratorConfig:
     stretch: float = 0.0
     """How far the last sigmoid reaches beyond [0, 1] before it is cut there: above 0, pixels that
     are quite black or white, as real ones often are, need no extreme numbers."""
+    generator: str | None = None
+    """A generator of your own in place of the usual one, as package.module:Class; see
+    docs/extending.md."""
 
 
 @dataclass(frozen=True)
 class InvertConfig:
-    """How a classifier is inverted. The defaults are the paper's method with our weights.
+    """How a classifier is inverted. The defaults are those of the preset.
 
-    :data:`PRESETS` names the sets of settings to start from.
+    In Python they are the paper's method with our weights; :data:`PRESETS` names the sets of
+    settings to start from.
     """
 
     preset: Literal["natural", "explore", "paper"] = "paper"
     """natural stays close to what the classifier was trained on, explore shows everything it
     accepts, paper is the published method. Every other setting starts from the preset's."""
     conditioning: str = "vector-matrix"
-    """label, vector, matrix or vector-matrix."""
+    """label, vector, matrix, vector-matrix or package.module:Class."""
     spread: float = 4.0
     """Standard deviation behind a conditioning vector; larger is nearer to one-hot."""
     margin: float = 2.0
