@@ -175,6 +175,16 @@ def test_program_inverts_a_model_of_the_working_folder():
 # ---- what people see
 
 
+def test_names_that_the_code_page_lacks_are_escaped():
+    arguments = tiny.invert_arguments("run", "--no-student", "--class-names", "Łoś,b,c", steps=5)
+    assert main(arguments) == 0
+    code_page = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    shown = program("show", "run", "--json", **code_page)
+    assert json.loads(shown.stdout)["model"]["class_names"] == "Łoś,b,c", shown.stderr
+    table = program("show", "run", **code_page)
+    assert table.returncode == 0 and r"\u0141o\u015b,b,c" in table.stdout, table.stderr
+
+
 def test_output_is_plain_where_there_is_no_terminal(run, capsys, monkeypatch):
     for arguments in (["show", str(run)], ["show", "mnist"]):
         assert "\x1b" not in call(capsys, *arguments)
@@ -291,6 +301,16 @@ def test_trained_classifier_has_its_card_and_is_inverted(capsys):
     call(capsys, *tiny.train_arguments(data, "runs/other"))
     classifier = "classifier.safetensors"
     assert Path("runs/other", classifier).read_bytes() == Path("runs/mlp", classifier).read_bytes()
+
+
+def test_the_folder_of_a_training_has_a_name_that_every_system_takes(capsys):
+    data = tiny.write_npz(Path("set:config.npz"))  # as hub sets are called
+    for arguments, folder in (
+        (tiny.train_arguments(data, "x"), "runs/train-set-config-mlp-0"),
+        (tiny.ood_arguments(data, "x"), "runs/ood-set-config-cnn-0"),
+    ):
+        del arguments[arguments.index("--out") : arguments.index("--out") + 2]
+        assert json.loads(call(capsys, *arguments, "--json"))["folder"] == folder
 
 
 def test_folders_of_images_are_trained_on(capsys):

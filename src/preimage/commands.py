@@ -269,7 +269,7 @@ class Reconstruct:
     """Look for a classifier's training images, and say with a control group whether it leaks them.
 
     For example:
-      preimage reconstruct runs/train-mnist-mlp-0
+      preimage reconstruct runs/train-mnist-mlp-0 --data mnist
       preimage reconstruct runs/train-few-mlp-0 --data few.npz --heldout more.npz
       preimage reconstruct mnist --steps 300 --json
       preimage reconstruct mypackage.models:build --checkpoint weights.safetensors
@@ -317,7 +317,8 @@ class Audit:
     """Time for all of it, as 90s, 5m, 30m or 2h. The work is planned by it, and takes about as
     long."""
     fail_on: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Condition under which the exit status is 3, such as 'ood.auroc<0.95'; may be given again."""
+    """Condition under which the exit status is 3, such as 'ood.auroc<0.95' (in cmd.exe in double
+    quotes); may be given again."""
     junit: str | None = None
     """File for the conditions as JUnit XML."""
     markdown: str | None = None

@@ -61,7 +61,8 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             "images that nothing was chosen by"
         )
     name = Path(command.dataset).stem or command.dataset
-    path = Path(command.output.out or f"runs/ood-{name}-{_kind(command)}-{training.seed}")
+    own = folder_name(f"ood-{name}-{_kind(command)}-{training.seed}")
+    path = Path(command.output.out or f"runs/{own}")
     settings = {
         "dataset": command.dataset,
         "start": asdict(command.start),
