@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react")
@@ -18,7 +19,7 @@ BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "
 class Runtime:
     """Where and how the work runs. Of these only the precision changes figures, and little."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
     """Kind of device; auto takes a GPU when there is one."""
     devices: int = 1
     """Processes, one per device (per CPU process with the cpu accelerator)."""
