@@ -107,7 +107,7 @@ def test_without_pytorch_ood_its_own_confidence_is_measured_all_the_same(capsys,
     assert status == 0 and state(record, "detection")["state"] == "done"
     assert 0 <= record["ood"]["auroc"] <= 1
     page = " ".join(Path("run", job.PAGE_FILE).read_text().split())
-    assert page.count("pip install") == 1  # one sentence for all of them
+    assert page.count("pip install pytorch-ood") == 1  # one sentence for all of them
     assert "Left out: maxlogit, energy, odin" in page
 
 

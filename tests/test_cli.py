@@ -175,6 +175,16 @@ def test_program_inverts_a_model_of_the_working_folder():
 # ---- what people see
 
 
+def test_names_that_the_code_page_lacks_are_escaped():
+    arguments = tiny.invert_arguments("run", "--no-student", "--class-names", "Łoś,b,c", steps=5)
+    assert main(arguments) == 0
+    code_page = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    shown = program("show", "run", "--json", **code_page)
+    assert json.loads(shown.stdout)["model"]["class_names"] == "Łoś,b,c", shown.stderr
+    table = program("show", "run", **code_page)
+    assert table.returncode == 0 and r"\u0141o\u015b,b,c" in table.stdout, table.stderr
+
+
 def test_output_is_plain_where_there_is_no_terminal(run, capsys, monkeypatch):
     for arguments in (["show", str(run)], ["show", "mnist"]):
         assert "\x1b" not in call(capsys, *arguments)
@@ -293,6 +303,16 @@ def test_trained_classifier_has_its_card_and_is_inverted(capsys):
     assert Path("runs/other", classifier).read_bytes() == Path("runs/mlp", classifier).read_bytes()
 
 
+def test_the_folder_of_a_training_has_a_name_that_every_system_takes(capsys):
+    data = tiny.write_npz(Path("set:config.npz"))  # as hub sets are called
+    for arguments, folder in (
+        (tiny.train_arguments(data, "x"), "runs/train-set-config-mlp-0"),
+        (tiny.ood_arguments(data, "x"), "runs/ood-set-config-cnn-0"),
+    ):
+        del arguments[arguments.index("--out") : arguments.index("--out") + 2]
+        assert json.loads(call(capsys, *arguments, "--json"))["folder"] == folder
+
+
 def test_folders_of_images_are_trained_on(capsys):
     images, labels = tiny.bands(30)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -306,6 +326,22 @@ def test_folders_of_images_are_trained_on(capsys):
     assert "Warning" not in captured.err
     assert card["class_names"] == ["a", "b", "c"] and card["test_accuracy"] is None
     assert card["dataset"] == "pictures"
+
+
+def test_named_classes_are_matched_with_folders_in_another_order(capsys):
+    images, labels = tiny.bands(30)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = Path("pictures", ("top", "middle", "bottom")[label], f"{i}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    arguments = tiny.invert_arguments("run", "--data", "pictures", "--no-student", steps=5)
+    assert main([*arguments, "--class-names", "top,middle,bottom"]) == 0
+    assert "'bottom' as class 0 instead of 2" in " ".join(capsys.readouterr().err.split())
+    assert "middle" in Path("run/gallery.html").read_text()
+    assert main([*arguments, "--class-names", "top,middle,centre", "--overwrite"]) == 2
+    assert "name all classes alike" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--class-names", "top,middle", "--overwrite"]) == 2
+    assert "expected 3 different class names" in " ".join(capsys.readouterr().err.split())
 
 
 def test_demo_leaves_a_page_and_looks_for_no_data(monkeypatch, capsys):

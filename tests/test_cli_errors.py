@@ -213,7 +213,7 @@ def test_evaluator_that_is_no_independent_judge(refused, shared):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--conditioning", "vectr"], "label, vector, matrix, vector-matrix, found 'vectr'"),
+        (["--conditioning", "vectr"], "vector-matrix or package.module:Class, found 'vectr'"),
         (["--batch", "1"], "--batch of at least 2, found 1"),
         (["--steps", "0"], "--steps of at least 1, found 0"),
         (["--check-every", "0"], "--check-every of at least 1"),

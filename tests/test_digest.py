@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import tiny
 from preimage.classifier import Classifier
 from preimage.cli import main
 from preimage.digest import classifier_digest, tensors_digest
+from preimage.source_code import code_digests
+from preimage.sources import load_classifier
 from preimage.types import ImageSpec
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -107,6 +111,87 @@ def test_run_on_weights_that_changed_since_is_neither_shown_nor_gone_on_with(
     assert "found one with other weights, normalisation or class names" in said
     assert "--out" in said and "--overwrite" in said
     assert main([*arguments, "--overwrite"]) == 0
+
+
+TERM = "from preimage.terms.paper import cross_entropy\n\n\ndef mine(sample):\n    return {}\n"
+NET = (
+    "import tiny\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+    "    def __init__(self):\n        super().__init__()\n        self.inner = tiny.build()\n\n"
+    "    def forward(self, images):\n        return self.inner(images{})\n"
+)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Write a user's module that is imported anew, as by another process."""
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its stamp would be of the same second
+
+    def write(name, text):
+        Path(f"{name}.py").write_text(text)
+        for module in ("own_term", "own_net", "own_model"):
+            sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+
+    yield write
+    for module in ("own_term", "own_net", "own_model"):
+        sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_term_that_was_edited_since_is_another_run(own, capsys, finished):
+    own("own_term", TERM.format("0.1 * cross_entropy(sample)"))
+    arguments = tiny.invert_arguments("run", "--terms", "own_term:mine=1")
+    assert main(arguments) == 0 and main(arguments) == 0
+    if not finished:
+        Path("run/metrics.json").unlink()
+    own("own_term", TERM.format("0.2 * cross_entropy(sample)"))
+    assert "found one with other code of own_term:mine; choose" in refused(capsys, arguments)
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["invert", "audit", "reconstruct", "ood train", "ood eval"])
+def test_a_factory_whose_code_was_edited_since_is_another_run(own, capsys, kind):
+    data = str(tiny.write_npz(Path("bands.npz")))
+    own("own_net", NET.format(""))
+    own("own_model", "from own_net import Net\n\n\ndef build():\n    return Net()\n")
+    few = ("--images", "6", "--steps", "4", "--start", "noise")
+    arguments = {
+        "invert": tiny.invert_arguments("run", model="own_model:build"),
+        "audit": ["audit", "own_model:build", *tiny.IMAGE, "--no-real"],
+        "reconstruct": ["reconstruct", "own_model:build", *tiny.IMAGE, "--data", data, *few],
+        "ood train": [*tiny.ood_arguments(data, "run", "--model", "own_model:build"), *tiny.IMAGE],
+        "ood eval": ["ood", "eval", "hard", "--id", data, "--most", "30", "--baselines", "msp"],
+    }[kind]
+    if kind == "ood eval":
+        hard = [*tiny.ood_arguments(data, "hard", "--model", "own_model:build"), *tiny.IMAGE]
+        assert main(hard) == 0
+    arguments = [*arguments, "--out", "run"]
+    assert main(arguments) == 0 and main(arguments) == 0
+    own("own_net", NET.format(" * 1.5"))  # the same weights
+    assert "found one with other code of the classifier" in refused(capsys, arguments)
+
+
+def test_runs_that_note_no_code_and_code_without_a_file_are_gone_on_with(own):
+    own("own_term", TERM.format("cross_entropy(sample)"))
+    arguments = tiny.invert_arguments("run", "--terms", "own_term:mine=1")
+    assert main(arguments) == 0
+    settings = json.loads(Path("run/config.json").read_text())
+    assert settings["config"]["code"].keys() == {"own_term:mine", "the classifier", "the evaluator"}
+    del settings["config"]["code"]
+    Path("run/config.json").write_text(json.dumps(settings))
+    assert main(arguments) == 0
+    assert code_digests({"builtins:len": len}, classifier=None) == {
+        "builtins:len": None,
+        "the classifier": None,
+    }
+
+
+def test_the_code_of_networks_of_libraries_and_of_the_program_is_not_compared():
+    network = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), ImageSpec(1, 8, 8))
+    mine = Classifier(Scaled(1.0), ImageSpec(1, 8, 8))
+    found = code_digests(plain=network, own=mine, bundled=load_classifier("mnist"))
+    assert found["the plain"] is None is found["the bundled"] and found["the own"] is not None
 
 
 def test_finished_run_that_notes_no_weights_is_still_read(capsys):

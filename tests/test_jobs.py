@@ -17,16 +17,20 @@ import pytest
 import torch
 from PIL import Image
 
+import preimage.inversion
 import preimage.jobs.invert
+import preimage.jobs.sample
 import tiny
 from preimage.cli import main
-from preimage.commands import Invert, Measure, Output, Train
+from preimage.commands import Invert, Measure, Output, Sample, Train
 from preimage.config import PRESETS, RECIPES, ModelConfig
 from preimage.data import load
 from preimage.errors import PreimageError
+from preimage.inversion import drawn_by
 from preimage.jobs.invert import invert_job
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.report import Silent
+from preimage.jobs.sample import sample_job
 from preimage.jobs.train import train_config
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
@@ -287,6 +291,34 @@ def test_judges_are_on_the_gpu_while_they_measure_and_back_afterwards(trained, m
         for judge in (classifier, evaluator):
             held = [*judge.parameters(), *judge.buffers()]
             assert {tensor.device.type for tensor in held} == {"cpu"}
+
+
+def test_samples_are_drawn_on_the_device_that_is_asked_for(monkeypatch):
+    assert main(tiny.invert_arguments("run", "--no-student")) == 0
+    sample_job(Sample("run", count=9, out="cpu.png", accelerator="cpu"))
+    asked, drawn = [], []
+
+    def fabric(runtime):
+        asked.append(runtime.accelerator)
+        return SimpleNamespace(device=GPU)
+
+    def watched(generator, *inputs):
+        drawn.append(next(generator.parameters()).device)
+        return drawn_by(generator, *inputs)
+
+    monkeypatch.setattr(preimage.jobs.sample, "make_fabric", fabric)
+    monkeypatch.setattr(preimage.inversion, "drawn_by", watched)
+    with PretendedGPU():
+        sample_job(Sample("run", count=9, out="gpu.png", accelerator="cuda"))
+    assert asked == ["cuda"] and drawn == [GPU]
+    assert Path("gpu.png").read_bytes() == Path("cpu.png").read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_device_that_is_not_there_is_told_before_samples_are_drawn(capsys):
+    assert main(tiny.invert_arguments("run", "--no-student")) == 0
+    assert main(["sample", "run", "--accelerator", "cuda"]) == 2
+    assert "CUDA device(s), found 0" in " ".join(capsys.readouterr().err.split())
 
 
 class Listener(Silent):

@@ -135,7 +135,8 @@ def test_a_fresh_first_layer_is_all_that_a_new_member_changes(classifier):
     begun = Inversion(SPEC, tuple("abcd"), settings())
     before = begun.generator.state_dict()
     before = {name: tensor.clone() for name, tensor in before.items()}
-    begun.generator.restart(stream("x"))
+    fresh = begun.generator.restart(stream("x"))
+    assert [id(parameter) for parameter in fresh] == [id(begun.generator.linear.weight)]
     after = begun.generator.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == [
         "linear.weight"

@@ -108,6 +108,23 @@ def test_what_is_free_is_the_least_of_system_and_container(tmp_path, monkeypatch
     assert room.free_bytes(cpu) is None
 
 
+def test_memory_that_pytorch_holds_for_reuse_on_a_gpu_is_free(monkeypatch):
+    said = {"mem_get_info": (3e9, 80e9), "memory_reserved": 60e9, "memory_allocated": 10e9}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert room.free_bytes(torch.device("cuda")) == 3e9 + 60e9 - 10e9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_tensor_that_is_gone_leaves_as_much_free_as_before():
+    device = torch.device("cuda")
+    before = room.free_bytes(device)
+    large = torch.empty(2**28, device=device)
+    assert room.free_bytes(device) <= before - large.nbytes
+    del large
+    assert room.free_bytes(device) == pytest.approx(before, abs=2**26)
+
+
 def test_several_processes_share_what_an_option_says():
     room.check_room(10.0, 4, SPEC, 1000.0, "--batch", processes=2)
     with pytest.raises(PreimageError, match=r"room for 400 images .* lower --batch to 180"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +128,7 @@ def test_factories_that_fail_are_told(factory):
         {"std": (0.1,)},
         {"feature_layer": "head"},
         {"classes": 4},
+        {"class_names": "a,b,c,d"},
     ],
 )
 def test_settings_that_a_factory_decides_are_refused(setting, factory):
@@ -205,6 +208,45 @@ def test_libraries_by_name(library, tmp_path):
         load_classifier(ModelConfig(f"{library}:resnet18"))
     with pytest.raises(PreimageError, match="knows"):
         load_classifier(ModelConfig(f"{library}:resnet_x", checkpoint="w.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["factory", "pt2", "torchvision", "timm"])
+def test_classes_are_named_by_a_list_or_a_file(kind, factory, network, tmp_path):
+    config = ModelConfig(factory, image=SPEC.shape)
+    if kind == "pt2":
+        config = ModelConfig(export(network, tmp_path / "m.pt2"))
+    elif kind != "factory":
+        library = pytest.importorskip(kind)
+        made = library.models.resnet18 if kind == "torchvision" else library.create_model
+        named = () if kind == "torchvision" else ("resnet18",)
+        save_file(made(*named, num_classes=4).state_dict(), tmp_path / "w.safetensors")
+        weights = str(tmp_path / "w.safetensors")
+        config = ModelConfig(f"{kind}:resnet18", weights, (3, 32, 32), classes=4)
+    assert load_classifier(config).class_names == ("0", "1", "2", "3")
+    names = ("cat", "a dog, or two", "Łoś", "2")
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    from_file = replace(config, class_names=str(tmp_path / "names.txt"))
+    assert load_classifier(from_file).class_names == names
+    from_list = replace(config, class_names="cat, dog,elk,2")
+    assert load_classifier(from_list).class_names == ("cat", "dog", "elk", "2")
+
+
+@pytest.mark.parametrize("names", ["a,b,c", "names.txt", "a,b,c,", "a,b,c,a", "n," * 300])
+def test_class_names_that_do_not_fit_are_told(names, factory):
+    with pytest.raises(PreimageError, match="expected 4 different class names for 'users_models"):
+        load_classifier(ModelConfig(factory, image=SPEC.shape, class_names=names))
+
+
+def test_class_names_in_another_encoding_are_told(factory, tmp_path):
+    (tmp_path / "names.txt").write_bytes("Łoś".encode("utf-16"))
+    with pytest.raises(PreimageError, match="UTF-8"):
+        load_classifier(ModelConfig(factory, image=SPEC.shape, class_names="names.txt"))
+
+
+def test_a_missing_library_is_named_as_the_registry_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(PreimageError, match=r"pip install timm$"):
+        load_classifier(ModelConfig("timm:resnet18", checkpoint="w.safetensors"))
 
 
 def test_unknown_names_and_needless_settings_are_told():

@@ -70,6 +70,8 @@ class Classifier(nn.Module):
         self.spec = spec
         self.name = name
         self.arch = arch
+        self.factory: tuple[str, object] | None = None
+        """The user's function that built it, under its ``package.module:name``; see `sources`."""
         self.register_buffer("mean", _per_channel(mean, spec, "mean", 0.0), persistent=False)
         self.register_buffer("std", _per_channel(std, spec, "std", 1.0), persistent=False)
         if not bool((self.std > 0).all()):

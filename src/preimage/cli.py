@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -64,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.error(f"interrupted; {_how_to_go_on(command)}")
         return 130
     if _wants_json(command):
-        sys.stdout.write(json_text(result) + "\n")
+        # a file that a Windows shell makes of it has a code page of its own
+        sys.stdout.write(json_text(result, ascii_only=True) + "\n")
     else:
         settings = isinstance(command, commands.Show)
         terminal.table(title, result, missing="not set" if settings else "not measured")
@@ -74,6 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the program."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # names in a table may have characters that the output's code page lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes as Flat
 from preimage.config import (
     BASELINES,
     PRESETS,
+    Accelerator,
     Fitting,
     HardenConfig,
     InvertConfig,
@@ -89,8 +90,8 @@ class Train(Fit):
     """
 
     image: tuple[int, int, int] | None = None
-    """Channels, height and width to convert all images to; None takes them as they are, if all are
-    of one size."""
+    """Channels, height and width to convert all images to, stretched and not cropped; None takes
+    them as they are, if all are of one size."""
     portion: Flat[Portion] = field(default_factory=Portion)
     fitting: Flat[Fitting] = field(default_factory=Fitting)
 
@@ -100,7 +101,8 @@ class Measure:
     """What an inversion is measured with."""
 
     data: str | None = None
-    """Data set whose test split to compare with; None takes a bundled classifier's own."""
+    """Data set whose test split to compare with, its images stretched to the classifier's size, not
+    cropped; None takes a bundled classifier's own."""
     evaluator: str | None = None
     """Independent classifier of the same classes; None takes a bundled classifier's own."""
     samples: int = 10_000
@@ -253,8 +255,9 @@ class Control:
     """The images that reconstructions are compared with."""
 
     data: str | None = None
-    """Data set whose train split the classifier was trained on; its test split is held out. None
-    takes a bundled classifier's own, or what a training with --limit kept in its run folder."""
+    """Data set whose train split the classifier was trained on; its test split is held out. Images
+    are stretched to the classifier's size, not cropped. None takes a bundled classifier's own, or
+    what a training with --limit kept in its run folder."""
     heldout: str | None = None
     """Other data of the same distribution that the classifier has not seen, in place of the test
     split."""
@@ -269,7 +272,7 @@ class Reconstruct:
     """Look for a classifier's training images, and say with a control group whether it leaks them.
 
     For example:
-      preimage reconstruct runs/train-mnist-mlp-0
+      preimage reconstruct runs/train-mnist-mlp-0 --data mnist
       preimage reconstruct runs/train-few-mlp-0 --data few.npz --heldout more.npz
       preimage reconstruct mnist --steps 300 --json
       preimage reconstruct mypackage.models:build --checkpoint weights.safetensors
@@ -303,7 +306,8 @@ class Audit:
     model: Flat[ModelConfig]
     data: str | None = None
     """Data set that it was trained for: its train split counts as training images, its test split
-    as held out. None takes a bundled classifier's own."""
+    as held out. Images are stretched to the classifier's size, not cropped. None takes a bundled
+    classifier's own."""
     heldout: str | None = None
     """Other data of the same kind that the classifier has not seen, in place of the test split."""
     ood: tuple[str, ...] = ()
@@ -317,7 +321,8 @@ class Audit:
     """Time for all of it, as 90s, 5m, 30m or 2h. The work is planned by it, and takes about as
     long."""
     fail_on: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Condition under which the exit status is 3, such as 'ood.auroc<0.95'; may be given again."""
+    """Condition under which the exit status is 3, such as 'ood.auroc<0.95' (in cmd.exe in double
+    quotes); may be given again."""
     junit: str | None = None
     """File for the conditions as JUnit XML."""
     markdown: str | None = None
@@ -369,6 +374,8 @@ class Sample:
     """Names the draw."""
     out: str = "samples.png"
     """A .png grid, an .npz with images and labels, or a folder of PNG files by class."""
+    accelerator: Accelerator = "auto"
+    """Kind of device; auto takes a GPU when there is one."""
     json: bool = False
     """Print the result as one JSON object on standard output."""
 

@@ -2,7 +2,7 @@
 
 Four interchangeable schemes after "Network Inversion and Its Applications" (arXiv 2411.17777). A
 scheme is a class with :class:`Scheme`'s members; nothing else knows it by name, so a new one is
-one class with the ``@scheme`` decorator.
+one class with the ``@scheme`` decorator, or any class named ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preimage.errors import PreimageError
+from preimage.imported import build_scheme
+from preimage.plugins import is_plugin
 from preimage.types import Condition
 
 
@@ -62,7 +64,7 @@ def make_scheme(
     """Build a conditioning scheme.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or ``package.module:Class`` of a user's own.
         classes: number of classes K.
         size: (h, w) of the feature map that planes join.
         spread: standard deviation of the normal numbers behind a conditioning vector; the
@@ -70,12 +72,14 @@ def make_scheme(
         margin: natural logarithm of the least ratio of its largest entry to the next.
 
     Raises:
-        PreimageError: for an unknown name.
+        PreimageError: for an unknown name, or a class that is no scheme.
     """
+    if is_plugin(name):
+        return cast(Scheme, build_scheme(name, classes, size, spread, margin))
     if name not in _SCHEMES:
         raise PreimageError(
-            f"expected a conditioning scheme out of {', '.join(names())}, found '{name}'; "
-            "choose one of those with --conditioning"
+            f"expected a conditioning scheme out of {', '.join(names())} or package.module:Class, "
+            f"found '{name}'; choose one of those with --conditioning"
         )
     return _SCHEMES[name](classes, size, spread, margin)
 

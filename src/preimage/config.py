@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "react")
@@ -18,7 +19,7 @@ BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "
 class Runtime:
     """Where and how the work runs. Of these only the precision changes figures, and little."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
     """Kind of device; auto takes a GPU when there is one."""
     devices: int = 1
     """Processes, one per device (per CPU process with the cpu accelerator)."""
@@ -129,20 +130,24 @@ class GeneratorConfig:
     stretch: float = 0.0
     """How far the last sigmoid reaches beyond [0, 1] before it is cut there: above 0, pixels that
     are quite black or white, as real ones often are, need no extreme numbers."""
+    generator: str | None = None
+    """A generator of your own in place of the usual one, as package.module:Class; see
+    docs/extending.md."""
 
 
 @dataclass(frozen=True)
 class InvertConfig:
-    """How a classifier is inverted. The defaults are the paper's method with our weights.
+    """How a classifier is inverted. The defaults are those of the preset.
 
-    :data:`PRESETS` names the sets of settings to start from.
+    In Python they are the paper's method with our weights; :data:`PRESETS` names the sets of
+    settings to start from.
     """
 
     preset: Literal["natural", "explore", "paper"] = "paper"
     """natural stays close to what the classifier was trained on, explore shows everything it
     accepts, paper is the published method. Every other setting starts from the preset's."""
     conditioning: str = "vector-matrix"
-    """label, vector, matrix or vector-matrix."""
+    """label, vector, matrix, vector-matrix or package.module:Class."""
     spread: float = 4.0
     """Standard deviation behind a conditioning vector; larger is nearer to one-hot."""
     margin: float = 2.0
@@ -326,5 +331,9 @@ class ModelConfig:
     """Per-channel standard deviation, likewise."""
     classes: int | None = None
     """Class count of a torchvision or timm network, where it is not the library's own."""
+    class_names: str | None = None
+    """Names of the classes in the order of the outputs, where the model does not say: a text file
+    with one name a line, or the names with commas between. Data with the same names in another
+    order are then matched by name; without them classes are numbers."""
     feature_layer: str | None = None
     """Name of the layer whose input is the penultimate features; found where not given."""

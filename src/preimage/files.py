@@ -154,13 +154,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json_text(value, indent=1) + "\n").encode())
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON that can be written anywhere; NaN and infinity become null.
+def json_text(value: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
+    """`value` as JSON; NaN and infinity become null.
 
     Text stays readable; bytes of a file's name that are no text are given back as they were.
+
+    Args:
+        value: what :func:`plain` takes.
+        indent: spaces a level; None writes one line.
+        ascii_only: escape all other characters, for where the encoding is not known.
     """
     # the escapes of such bytes are JSON's own
-    return shown(json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False))
+    return shown(json.dumps(plain(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def text_bytes(text: str) -> bytes:

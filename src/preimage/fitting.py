@@ -104,5 +104,5 @@ def _opacus() -> Any:
     except ImportError as error:
         raise PreimageError(
             f"expected the package opacus for --dp-noise, found that it does not import ({error}); "
-            "install it with: pip install 'preimage[privacy]'"
+            "install it with: pip install opacus"
         ) from error

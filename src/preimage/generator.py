@@ -8,7 +8,7 @@ processes draw what one would.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from preimage.conditioning import Scheme
 from preimage.config import GeneratorConfig
 from preimage.distributed import GlobalBatchNorm2d
+from preimage.imported import build_generator
 from preimage.types import Condition, ImageSpec
 
 
@@ -53,7 +54,44 @@ def plane_size(spec: ImageSpec) -> tuple[int, int]:
     return sizes[len(sizes) // 2 if len(sizes) > 2 else 1]
 
 
-class Generator(nn.Module):
+class ImageGenerator(nn.Module):
+    """What an inversion asks of a generator. One of your own is a class that derives from this.
+
+    It is built as ``Class(spec, scheme, config)``, with the image's shape, the conditioning scheme
+    (whose ``vector_size`` and ``plane_count`` say what a condition has) and the settings
+    :class:`~preimage.config.GeneratorConfig`. ``forward(noise, condition)`` gives float32 images
+    (B, C, H, W) in [0, 1]. Nothing random happens in it but by the numbers in `noise`, and no image
+    depends on others of the batch in evaluation mode: samples do not depend on the batch then.
+    """
+
+    def noise(self, count: int, generator: torch.Generator) -> Noise:
+        """Draw what `count` images need, on the CPU; `member` stays to be said."""
+        raise NotImplementedError
+
+    def restart(self, generator: torch.Generator) -> list[Tensor]:
+        """Forget what images it draws, for the next of an inversion's members.
+
+        Args:
+            generator: of the random numbers, on the CPU.
+
+        Returns:
+            The parameters that were drawn anew: what the optimiser knows of them goes.
+        """
+        raise NotImplementedError
+
+
+def make_generator(spec: ImageSpec, scheme: Scheme, config: GeneratorConfig) -> ImageGenerator:
+    """Build the usual generator, or the one that the settings name.
+
+    Raises:
+        PreimageError: for a class that cannot be imported or is no generator.
+    """
+    if config.generator is None:
+        return Generator(spec, scheme, config)
+    return cast(ImageGenerator, build_generator(config.generator, spec, scheme, config))
+
+
+class Generator(ImageGenerator):
     """Up-sampling generator that sizes itself from the image and the conditioning scheme.
 
     A linear layer to the smallest map, then per stage: nearest-neighbour resizing, 3x3
@@ -93,11 +131,12 @@ class Generator(nn.Module):
         return Noise(latent, keep, torch.zeros(count))
 
     @torch.no_grad()
-    def restart(self, generator: torch.Generator) -> None:
+    def restart(self, generator: torch.Generator) -> list[Tensor]:
         """Draw the first layer anew, from numbers on the CPU: other images, by the same hand."""
         weight = self.linear.weight
         fresh = torch.rand(weight.shape, generator=generator) * 2 - 1
         weight.copy_(fresh / math.sqrt(weight.shape[1]))
+        return [weight]
 
     def forward(self, noise: Noise, condition: Condition) -> Tensor:
         """Images (B, C, H, W) in [0, 1], float32."""

@@ -20,7 +20,7 @@ from preimage.diagnostics import Check
 from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
-from preimage.generator import Generator, Noise, plane_size
+from preimage.generator import Noise, make_generator, plane_size
 from preimage.runtime import channels_last, stream
 from preimage.tensors import below, pack, unpack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
@@ -62,7 +62,7 @@ class Inversion:
         )
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.generator = Generator(spec, self.scheme, config.generator)
+            self.generator = make_generator(spec, self.scheme, config.generator)
         self.generator.to(memory_format=torch.channels_last)
         self.bank = nn.ModuleList()
 

@@ -199,8 +199,9 @@ class Trainer:
         them draw something else. Its optimiser state is of the old one's and goes.
         """
         self.inversion.keep()
-        self.inversion.generator.restart(stream(self.config.seed, "member", step))
-        self._adam.state.pop(self.inversion.generator.linear.weight, None)
+        fresh = self.inversion.generator.restart(stream(self.config.seed, "member", step))
+        for parameter in fresh:
+            self._adam.state.pop(parameter, None)
 
     def step(self, step: int) -> tuple[float, Sample]:
         """One optimiser step on the batch that belongs to `step`.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from preimage import terms as library
 from preimage.errors import PreimageError
-from preimage.plugins import import_attribute
+from preimage.plugins import import_attribute, is_plugin
 from preimage.terms import Term, paper
 from preimage.types import Sample
 
@@ -103,6 +103,18 @@ def paper_terms(alpha: float, beta: float, gamma: float, delta: float) -> list[W
     ]
 
 
+def imported_terms(texts: Iterable[str]) -> dict[str, Term]:
+    """Those of the terms that a user wrote, by their ``package.module:function``.
+
+    Args:
+        texts: as for :func:`parse_term`.
+
+    Raises:
+        PreimageError: as :func:`parse_term`.
+    """
+    return {item.name: item.term for item in map(parse_term, texts) if is_plugin(item.name)}
+
+
 def parse_term(text: str) -> WeightedTerm:
     """Read ``NAME=WEIGHT``; NAME is registered or a ``package.module:function``.
 
@@ -121,7 +133,7 @@ def parse_term(text: str) -> WeightedTerm:
     known = library.find(name)
     if known is not None:
         return WeightedTerm(name, known, weight)
-    if ":" not in name:
+    if not is_plugin(name):
         raise PreimageError(
             f"expected a loss term out of {', '.join(library.names())} or package.module:function, "
             f"found '{name}'; correct its name"

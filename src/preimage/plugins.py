@@ -45,6 +45,16 @@ def import_attribute(name: str, what: str) -> Any:
         ) from error
 
 
+def module_of(name: str) -> str:
+    """The dotted module name in ``package.module:attribute``."""
+    return name.partition(":")[0]
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a name has the form of something to import, and not of something registered."""
+    return ":" in name
+
+
 def _import(module_name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)

@@ -63,9 +63,11 @@ def step_bytes(forward: Callable[[int], object]) -> float:
 
 
 def free_bytes(device: torch.device) -> float | None:
-    """Memory that is free on a device; None where it does not tell."""
+    """Memory that is free on a device for this process; None where it does not tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        # what PyTorch keeps of freed tensors counts as used for the driver, and is given out again
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     known = [value for value in (_available(), _left_of_group()) if value is not None]
     return min(known) if known and device.type == "cpu" else None
 

@@ -25,10 +25,16 @@ EVALUATOR = "evaluator_weights"
 """Among the settings: what tells an evaluator from others of its name. Runs of before have no note
 of it."""
 
+CODE = "code"
+"""Among the settings: what tells a user's own code from what it was, by its name or role; see
+`code_digests`. Runs of before have no note of it; where there is no source nothing is compared."""
+
 _CLASSIFIERS = {WEIGHTS: "classifier", EVALUATOR: "evaluator"}
 
 PRECISION = "compute_precision"
 """Among the settings: in what numbers is computed. Runs of before have no note of it."""
+
+_MAY_LACK = (IMAGES, PRECISION, EVALUATOR, CODE)
 
 Settings = dict[str, Any]
 
@@ -92,7 +98,7 @@ def check_equal(there: Settings, here: Settings, folder: Path) -> None:
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """What differs, such as "seed 0 instead of 1"; nested settings by their dotted names."""
-    if name.split(".")[0] in (IMAGES, PRECISION, EVALUATOR) and (there is None or here is None):
+    if name.split(".")[0] in _MAY_LACK and (there is None or here is None):
         return
     if isinstance(there, dict) and isinstance(here, dict):
         for key in there.keys() | here.keys():
@@ -102,6 +108,8 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         yield _other_classifier(there, _CLASSIFIERS[name])
     elif there != here and name.startswith(f"{IMAGES}."):
         yield f"other {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
+    elif there != here and name.startswith(f"{CODE}."):
+        yield f"other code of {name.removeprefix(f'{CODE}.')}"
     elif there != here:
         yield f"{name.removeprefix('config.')} {_brief(there)} instead of {_brief(here)}"
 

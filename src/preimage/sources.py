@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from preimage.weights import load_checkpoint
 from preimage.zoo.cards import load_file
 
 CLASSIFIER_FILE = "classifier.safetensors"
-_OF_PLAIN_MODULES = ("checkpoint", "image", "mean", "std", "feature_layer")
+_OF_PLAIN_MODULES = ("checkpoint", "image", "mean", "std", "feature_layer", "class_names")
 _FILE_DECIDES, _FACTORY_DECIDES = "its file says that already", "the factory decides that itself"
 Loader = Callable[[ModelConfig], Classifier]
 
@@ -85,19 +86,26 @@ def _trained(config: ModelConfig) -> Classifier:
 def _archive(config: ModelConfig) -> Classifier:
     _refuse(config, "checkpoint", "classes")
     network, shape = load_exported(Path(config.model), config.feature_layer)
-    return Classifier(
+    classifier = Classifier(
         network,
         ImageSpec(*(config.image or shape)),
         mean=config.mean,
         std=config.std,
         name=Path(config.model).stem,
     )
+    return _named(classifier, config)
 
 
 def _factory(config: ModelConfig) -> Classifier:
     """A user's own function that takes nothing and returns a module, or a Classifier."""
-    _refuse(config, "classes", why=_FACTORY_DECIDES)
     factory = import_attribute(config.model, "model factory")
+    classifier = _built_by(factory, config)
+    classifier.factory = (config.model, factory)
+    return classifier
+
+
+def _built_by(factory: Callable[[], Any], config: ModelConfig) -> Classifier:
+    _refuse(config, "classes", why=_FACTORY_DECIDES)
     try:
         network = factory()
     except Exception as error:
@@ -119,7 +127,7 @@ def _factory(config: ModelConfig) -> Classifier:
 def _torchvision(config: ModelConfig) -> Classifier:
     """torchvision:NAME, weights from the checkpoint; ImageNet's normalisation by default."""
     models = _optional("torchvision.models", "torchvision")
-    network = _named(models.get_model, config, "torchvision", num_classes=config.classes)
+    network = _of_library(models.get_model, config, "torchvision", num_classes=config.classes)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     image = config.image or (3, 224, 224)
     return _finish(network, config, image, config.mean or mean, config.std or std)
@@ -128,7 +136,7 @@ def _torchvision(config: ModelConfig) -> Classifier:
 def _timm(config: ModelConfig) -> Classifier:
     """timm:NAME, weights from the checkpoint; size and normalisation from the model's own card."""
     timm = _optional("timm", "timm")
-    network = _named(timm.create_model, config, "timm", num_classes=config.classes)
+    network = _of_library(timm.create_model, config, "timm", num_classes=config.classes)
     card = network.pretrained_cfg
     image = config.image or card["input_size"]
     return _finish(network, config, image, config.mean or card["mean"], config.std or card["std"])
@@ -137,7 +145,9 @@ def _timm(config: ModelConfig) -> Classifier:
 _PREFIXES: dict[str, Loader] = {"torchvision": _torchvision, "timm": _timm}
 
 
-def _named(create: Callable[..., Any], config: ModelConfig, library: str, **options: Any) -> Any:
+def _of_library(
+    create: Callable[..., Any], config: ModelConfig, library: str, **options: Any
+) -> Any:
     """Build a library's network without weights of its own: none can be fetched unasked."""
     if config.checkpoint is None:
         raise PreimageError(
@@ -161,7 +171,7 @@ def _optional(module: str, package: str) -> ModuleType:
     except ImportError as error:
         raise PreimageError(
             f"expected the package {package} for this model, found that it does not import "
-            f"({error}); install it with: pip install 'preimage[{package}]'"
+            f"({error}); install it with: pip install {package}"
         ) from error
 
 
@@ -179,7 +189,7 @@ def _finish(
         )
     if config.checkpoint is not None:
         load_checkpoint(network, config.checkpoint)
-    return Classifier(
+    classifier = Classifier(
         network.eval(),
         ImageSpec(*image),
         mean=mean,
@@ -187,6 +197,39 @@ def _finish(
         feature_layer=config.feature_layer,
         name=config.model,
     )
+    return _named(classifier, config)
+
+
+def _named(classifier: Classifier, config: ModelConfig) -> Classifier:
+    """With the class names of the settings, where these have some."""
+    if config.class_names is None:
+        return classifier
+    names = _class_names(config.class_names)
+    if len(names) != classifier.classes or not all(names) or len(set(names)) < len(names):
+        raise PreimageError(
+            f"expected {classifier.classes} different class names for '{config.model}', one for "
+            f"each output, found {len(names)} in '{config.class_names[:60]}'; give --class-names a "
+            "text file with one name a line, or the names with commas between"
+        )
+    classifier.class_names = names
+    return classifier
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    file, many = Path(text), text.split(",")
+    with suppress(OSError):  # a long list is no file's name
+        if file.is_file():
+            many = _lines(file)
+    return tuple(name.strip() for name in many)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").strip().splitlines()
+    except UnicodeDecodeError as error:
+        raise PreimageError(
+            f"expected class names as text in UTF-8, found other bytes in '{file}'; save it as that"
+        ) from error
 
 
 def _refuse(config: ModelConfig, *settings: str, why: str = _FILE_DECIDES) -> None:

@@ -35,7 +35,8 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
-from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.training import one_device
 
@@ -86,6 +87,7 @@ def audit_job(
         WEIGHTS: classifier_digest(classifier),
         EVALUATOR: classifier_digest(judges.evaluator),
         IMAGES: images_digests(train=data.train, test=data.test) | unknown,
+        CODE: code_digests(classifier=classifier, evaluator=judges.evaluator),
         **{n: getattr(command, n) for n in ("data", "heldout", "ood", "evaluator", "real")},
         "budget": budget,
         "seed": command.seed,

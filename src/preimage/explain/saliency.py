@@ -33,7 +33,7 @@ def saliency(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     except ImportError as error:
         raise PreimageError(
             "expected the package captum for saliency, found that it does not import; install it "
-            "with: pip install 'preimage[explain]'"
+            "with: pip install captum"
         ) from error
     device, most = classifier.mean.device, at_once(classifier.spec, _BATCH)
     with frozen(classifier):

@@ -20,15 +20,19 @@ from preimage.environment import hardware_name
 from preimage.errors import DivergedError
 from preimage.files import text_bytes
 from preimage.gallery import MOST_CLASSES, GalleryClass, gallery_page
+from preimage.imported import GENERATOR, SCHEME
 from preimage.inversion import Inversion
 from preimage.jobs.measure import Judges, doubt, find_judges
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_invert, check_measure
 from preimage.loop import Progress, invert
+from preimage.losses import imported_terms
 from preimage.metrics import Metrics, evaluate
+from preimage.plugins import import_attribute, is_plugin
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import is_follower, make_fabric, precision_name
-from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.student import StudentConfig
 
@@ -78,6 +82,9 @@ def invert_job(
         PRECISION: precision_name(command.runtime),
         EVALUATOR: classifier_digest(judges.evaluator),
         IMAGES: images_digests(test=judges.real),
+        CODE: code_digests(
+            _plugins(command.config), classifier=classifier, evaluator=judges.evaluator
+        ),
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
@@ -97,7 +104,15 @@ def invert_job(
 def _default_folder(command: Invert, classifier: Classifier) -> str:
     name = folder_name(classifier.name)
     config = command.config
-    return f"runs/invert-{name}-{config.preset}-{config.conditioning}-{config.seed}"
+    conditioning = folder_name(config.conditioning)
+    return f"runs/invert-{name}-{config.preset}-{conditioning}-{config.seed}"
+
+
+def _plugins(config: InvertConfig) -> dict[str, object]:
+    """The user's own parts of an inversion, by name."""
+    classes = {config.conditioning: SCHEME, config.generator.generator: GENERATOR}
+    own = {n: import_attribute(n, what) for n, what in classes.items() if n and is_plugin(n)}
+    return {**imported_terms(config.terms), **own}
 
 
 def _train(

@@ -32,7 +32,8 @@ from preimage.ood.evaluation import (
 from preimage.ood.synthetic import synthetic_names
 from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
-from preimage.settings import IMAGES, WEIGHTS
+from preimage.settings import CODE, IMAGES, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 
@@ -94,6 +95,10 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
         **{name: getattr(command, name) for name in names},
         WEIGHTS: subjects.digest,
         IMAGES: images_digests(known=known) | unknown,
+        CODE: code_digests(
+            classifier=subjects.plain,
+            detector=subjects.detector.classifier if subjects.detector else None,
+        ),
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:

@@ -17,12 +17,14 @@ from preimage.files import text_bytes
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
 from preimage.limits import check_harden, check_train
+from preimage.losses import imported_terms
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratch, Recipe
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import make_fabric, precision_name
-from preimage.settings import IMAGES, PRECISION, WEIGHTS
+from preimage.settings import CODE, IMAGES, PRECISION, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on, batch_count
 from preimage.types import ImageSpec
@@ -59,7 +61,8 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             "images that nothing was chosen by"
         )
     name = Path(command.dataset).stem or command.dataset
-    path = Path(command.output.out or f"runs/ood-{name}-{_kind(command)}-{training.seed}")
+    own = folder_name(f"ood-{name}-{_kind(command)}-{training.seed}")
+    path = Path(command.output.out or f"runs/{own}")
     settings = {
         "dataset": command.dataset,
         "start": asdict(command.start),
@@ -70,6 +73,7 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
         "tpr": command.tpr,
         PRECISION: precision_name(command.runtime),
         IMAGES: images_digests(training=data, held_out=heldout, test=test),
+        CODE: code_digests(imported_terms(command.harden.inversion_terms), classifier=start),
     }
     with RunFolder.create(
         path, "ood train", settings, overwrite=command.output.overwrite

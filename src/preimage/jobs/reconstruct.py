@@ -41,7 +41,8 @@ from preimage.pages import Picture, Strip, histogram
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
-from preimage.settings import EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
+from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.tensors import pack
 from preimage.training import accuracy_on
@@ -90,6 +91,7 @@ def reconstruct_job(
         PRECISION: precision_name(command.runtime),
         EVALUATOR: classifier_digest(evaluator),
         IMAGES: images_digests(training=groups.train, held_out=groups.control),
+        CODE: code_digests(classifier=classifier, evaluator=evaluator),
     }
     with RunFolder.create(
         path, "reconstruct", settings, overwrite=command.output.overwrite

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from preimage.commands import Sample
 from preimage.conditioning import check_labels
+from preimage.config import Runtime
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.gallery import grid_png
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
+from preimage.runtime import make_fabric
 
 
 def sample_job(command: Sample) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def sample_job(command: Sample) -> dict[str, Any]:
         What was written where.
 
     Raises:
-        PreimageError: for no inversion, a class that does not exist or an unknown kind of output.
+        PreimageError: for no inversion, a class that does not exist, an unknown kind of output or
+            an accelerator that is not there.
         DiskError: when the output cannot be written.
     """
     inversion = Inversion.load(_generator_file(Path(command.source)))
@@ -41,6 +44,7 @@ def sample_job(command: Sample) -> dict[str, Any]:
             f"expected a new or an empty folder for the images, found files in '{out}'; choose "
             "another one with --out"
         )
+    inversion.to(make_fabric(Runtime(accelerator=command.accelerator)).device)
     images = inversion.images(labels, command.seed)
     if out.suffix == ".png":
         write_atomic(out, _grid(images))

@@ -18,7 +18,7 @@ from preimage.errors import PreimageError
 from preimage.fitting import privacy_spent
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_train
-from preimage.run import RunFolder
+from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
 from preimage.settings import IMAGES, PRECISION
 from preimage.sources import CLASSIFIER_FILE
@@ -73,7 +73,7 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
     config = replace(train_config(command, recipe), fitting=command.fitting)
     check_train(config)
     data, others, test = _data(command, report)
-    name = Path(command.dataset).stem or command.dataset
+    name = folder_name(Path(command.dataset).stem or command.dataset)
     path = Path(command.output.out or f"runs/train-{name}-{config.arch}-{config.seed}")
     settings = {
         "dataset": command.dataset,

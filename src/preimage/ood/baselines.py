@@ -136,7 +136,7 @@ def detectors() -> Any:
     except ImportError as error:
         raise PreimageError(
             f"expected the package pytorch-ood for the baselines, found that it does not import "
-            f"({error}); install it with: pip install 'preimage[ood]', or leave the baselines out "
+            f"({error}); install it with: pip install pytorch-ood, or leave the baselines out "
             "by --baselines with no name after it"
         ) from error
     return pytorch_ood.detector
