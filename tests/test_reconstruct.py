@@ -189,6 +189,32 @@ def test_groups_that_make_no_test_are_one_sentence(heldout, said):
         pair(bands(60), heldout(), most=1000)
 
 
+@pytest.mark.parametrize(
+    ("train", "heldout", "mixed", "said"),
+    [
+        (28, 28, (False, False), None),
+        (28, 29, (False, False), "size, 28x28, found 29x29; brought to one size"),
+        (28, 29, (True, False), "size, several with a median of 28x28, found 29x29"),
+        (28, 28, (True, False), None),  # an odd one among many of one size
+        (28, 34, (True, True), None),
+        (34, 28, (True, True), None),
+        (28, 36, (True, True), "median of 28x28, found several with a median of 36x36"),
+        (36, 28, (True, True), "median of 36x36, found several with a median of 28x28"),
+        (28, None, (True, False), None),
+    ],
+)
+def test_groups_of_sizes_that_tell_them_apart_are_one_sentence(train, heldout, mixed, said):
+    sides = [
+        replace(bands(60, seed), stored=side and ImageSpec(1, side, side), mixed=several)
+        for seed, side, several in zip((0, 1), (train, heldout), mixed, strict=True)
+    ]
+    if said is None:
+        assert len(pair(*sides, most=1000).train) == 60
+    else:
+        with pytest.raises(PreimageError, match=said):
+            pair(*sides, most=1000)
+
+
 # --- the command ----------------------------------------------------------------------------
 
 
@@ -258,6 +284,31 @@ def test_shared_images_are_reported(capsys, data):
     status, _, err = run(capsys, *command(data, "--heldout", "held.npz"))
     assert status == 0
     assert "5 held-out images are training images as well and are left out" in err
+
+
+def test_held_out_images_of_another_size_are_refused(capsys, data, tmp_path):
+    """Brought to the classifier's size, they are softer, which is no sign of a leak."""
+    images, labels = tiny.bands(60, seed=3)
+    np.savez("large.npz", images=images.repeat(2, 1).repeat(2, 2), labels=labels)
+    status, _, err = run(capsys, *command(data, "--heldout", "large.npz"))
+    assert status == 2 and "Traceback" not in err
+    assert "stored in the training images' size, 8x8, found 16x16" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_kept_images_tell_the_size_that_they_were_brought_from(capsys):
+    for name, seed in (("large.npz", 0), ("more.npz", 3)):
+        images, labels = tiny.bands(60, seed)
+        large = images.repeat(2, 1).repeat(2, 2)
+        np.savez(name, x_train=large, y_train=labels, x_test=large, y_test=labels)
+    few = ("--limit", "24", *tiny.IMAGE)
+    assert run(capsys, *tiny.train_arguments("large.npz", "few", *few))[0] == 0
+    beside = ("reconstruct", "few", *FLAGS, "--steps", "3", "--out", "run", "--heldout")
+    status, _, err = run(capsys, *beside, "more.npz")
+    assert status == 0, err
+    tiny.write_npz("small.npz")
+    status, _, err = run(capsys, *beside, "small.npz")
+    assert status == 2 and "size, 16x16, found 8x8" in err
 
 
 @pytest.mark.parametrize(
