@@ -223,13 +223,16 @@ def test_the_command_leaves_figures_images_and_a_page(capsys, data, tmp_path):
     assert status == 0, err
     result = json.loads(out)
     fields = (
-        *("dataset", "classes", "seed", "method", "recovered", "recovered_control"),
+        *("dataset", "arch", "n_train", "classes", "seed", "method"),
+        *("recovered", "recovered_control"),
         *("ssim_train", "ssim_control", "effect", "p_value", "verdict", "target_accuracy"),
         *("seconds", "reason", "interval"),
     )
     assert set(fields) <= set(result)
     assert result["verdict"] in ("leaks", "no evidence of a leak", "can't tell")
-    assert result["images_each"] == 60
+    assert result["images_each"] == result["n_train"] == 60 and result["arch"] is None
+    record = json.loads((tmp_path / "run" / "reconstruct.json").read_text())
+    assert record == {name: result[name] for name in record} and set(fields) <= set(record)
     page = (tmp_path / "run" / "reconstruct.html").read_text()
     assert "Nearest held-out image" in page and "data:image/png" in page
     again = run(capsys, *command(data, "--json"))

@@ -23,6 +23,8 @@ class Groups(NamedTuple):
     """Held out; as many as `train`, of each class."""
     shared: int
     """Held-out images that were left out because they are training images as well."""
+    known: int = 0
+    """Training images before any were chosen or left out."""
     films: bool = False
     """Whether frames of films were found on one side alone: there, several may be of one film."""
 
@@ -63,6 +65,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         _some(used, each, stream(seed, "training images")),
         _some(control, each, stream(seed, "held-out images")),
         shared,
+        known=len(train),
         films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
 
