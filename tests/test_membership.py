@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchmetrics.functional.classification import binary_auroc
 
+import preimage.jobs.reconstruct
 import tiny
 from preimage.auditing.answers import answers
 from preimage.auditing.reconstructed import leak_figures
@@ -20,6 +22,7 @@ from preimage.errors import PreimageError
 from preimage.leak.control import pair
 from preimage.leak.loss_membership import image_losses, loss_membership
 from preimage.leak.membership import membership
+from preimage.leak.reconstruction import Reconstruction
 from preimage.runtime import stream
 from preimage.sources import load_classifier
 from test_unmixing import COUNT, UNITS, layer, mixture, pictures
@@ -157,7 +160,7 @@ def test_every_classifier_has_the_figures_of_its_loss(capsys):
     classifier = load_classifier("cnn")
     groups = pair(*(load(data, side) for side in ("train", "test")), 2000)
     losses = [
-        torch.nn.functional.cross_entropy(classifier(one.floats()).logits, one.labels).item()
+        nn.functional.cross_entropy(classifier(one.floats()).logits, one.labels).item()
         for one in groups[:2]
     ]
     assert [told["loss_train"], told["loss_control"]] == pytest.approx(losses, rel=1e-3)
@@ -168,6 +171,31 @@ def test_every_classifier_has_the_figures_of_its_loss(capsys):
         assert 0 < features[f"matched_{side}"] <= features[f"similarity_{side}"] + 1e-6
         assert f"{features[f'matched_{side}']:.3f}" in page
     assert leak_figures(record, {"images": 6, "steps": 4})["membership_loss_auroc"] == told["auroc"]
+
+
+class NanForDark(nn.Module):
+    """Has no answer for a part of all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = tiny.build()
+
+    def forward(self, images):
+        dark = images.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] < 0.335
+        return self.network(images).masked_fill(dark, torch.nan)
+
+
+def test_a_classifier_without_an_answer_for_some_images_has_its_verdict(capsys, monkeypatch):
+    data = str(tiny.write_npz(Path("bands.npz")))
+    monkeypatch.setattr(tiny, "dark", NanForDark, raising=False)
+    searched = Reconstruction(load(data).floats()[:30], load(data).labels[:30])
+    monkeypatch.setattr(preimage.jobs.reconstruct, "reconstruct", lambda *_, **__: searched)
+    few = ("--images", "30", "--steps", "4", "--out", "run", "--json")
+    assert main(["reconstruct", "tiny:dark", *tiny.IMAGE, "--data", data, *few]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert record["membership_loss"] is None and record["p_value"] > 0
+    assert "whether the loss tells training images is left open" in " ".join(err.split())
 
 
 # --- in an audit ----------------------------------------------------------------------------

@@ -248,8 +248,16 @@ def _memberships(
         return {"membership": None, "membership_loss": None}
     return {
         "membership": _by_first_layer(classifier, groups, seed, report),
-        "membership_loss": asdict(loss_membership(*compared.losses, seed=seed)),
+        "membership_loss": _by_loss(compared, seed, report),
     }
+
+
+def _by_loss(compared: _Compared, seed: int, report: Reporter) -> dict[str, Any] | None:
+    try:
+        return asdict(loss_membership(*compared.losses, seed=seed))
+    except PreimageError as error:  # it answers NaN for some images: the verdict is there
+        report.warn(f"whether the loss tells training images is left open: {error}")
+        return None
 
 
 def _by_first_layer(
