@@ -18,7 +18,10 @@ from preimage.config import ReconstructConfig
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
 from preimage.leak.control import pair
+from preimage.leak.matching import similarities
 from preimage.leak.reconstruction import Reconstruction, reconstruct
+from preimage.leak.verdict import judge
+from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
@@ -213,6 +216,42 @@ def test_groups_of_sizes_that_tell_them_apart_are_one_sentence(train, heldout, m
     else:
         with pytest.raises(PreimageError, match=said):
             pair(*sides, most=1000)
+
+
+# --- the verdict's calibration --------------------------------------------------------------
+
+
+def coarse(*key):
+    """24 images of random squares in random classes, of which nothing can be learnt but itself."""
+    squares = torch.randint(0, 256, (24, 1, 4, 4), generator=stream("squares", *key))
+    images = squares.to(torch.uint8).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return ImageSet("squares", "all", images, torch.arange(24) % 3, tuple("abc"))
+
+
+def verdict(found, groups):
+    both = torch.cat([groups.train.floats(), groups.control.floats()])
+    return judge(*similarities(found, both, 64).split(len(groups.train), dim=1))
+
+
+def test_classifiers_of_other_images_are_hardly_ever_said_to_leak():
+    """Whole searches of eight classifiers, each beside five pairs of groups that it never saw."""
+    answers = []
+    for seed in range(8):
+        seen = coarse("seen", seed)
+        torch.manual_seed(seed)
+        network = tiny.fit(build("mlp", SPEC, 3, 32), lambda _, s=seen: (s.floats(), s.labels), 60)
+        assert bool((network(seen.floats()).argmax(1) == seen.labels).all())
+        quick = replace(QUICK, images=20, steps=25, start="noise", seed=seed)
+        found = reconstruct(Classifier(network, SPEC), quick).images
+        for trial in range(5):
+            unseen = (coarse(side, seed, trial) for side in ("one", "other"))
+            answers.append(verdict(found, pair(*unseen, most=1000)))
+        # what does hold training images is told by the same steps
+        leaking = torch.cat([found[:5], seen.floats()[:15]])
+        assert verdict(leaking, pair(seen, coarse("other", seed), most=1000)).verdict == "leaks"
+    assert len(answers) == 40 and [one.verdict for one in answers].count("leaks") <= 2
+    # not all of them are 1, as where the statistic is always 0
+    assert min(one.p_value for one in answers) < 0.5 < max(one.p_value for one in answers)
 
 
 # --- the command ----------------------------------------------------------------------------
