@@ -420,13 +420,15 @@ def test_the_stored_shape_is_told_and_of_several_the_median(tmp_path: Path) -> N
     wanted = ImageSpec(1, 12, 12)
     for _ in range(2):  # from the folder, and from the cache
         found = load(str(tmp_path), spec=wanted, labelled=False)
-        assert (found.spec, found.stored) == (wanted, ImageSpec(1, 8, 8))
+        assert (found.spec, found.stored) == (wanted, ImageSpec(1, 8, 8)) and not found.mixed
     write_images(tmp_path / "b", numbered(2, channels=3))
     assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 8, 8)
     write_images(tmp_path / "c", numbered(2, side=9))
     assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 8, 8)
     write_images(tmp_path / "d", numbered(6, side=10))
-    assert load(str(tmp_path), spec=wanted).stored == ImageSpec(3, 9, 9)
+    for _ in range(2):
+        found = load(str(tmp_path), spec=wanted)
+        assert found.stored == ImageSpec(3, 9, 9) and found.mixed
 
 
 def test_a_folder_named_as_a_known_set_is_told(

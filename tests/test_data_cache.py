@@ -97,7 +97,7 @@ def test_damaged_entry_is_rebuilt(folder: Path, damage: str, decoded: list[objec
             "flip": whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:],
             "zero": whole[:half] + bytes(len(whole) - half),
             "empty": b"",
-            "format": whole.replace(b'"format":"3"', b'"format":"0"'),
+            "format": whole.replace(b'"format":"4"', b'"format":"0"'),
         }[damage]
     )
     assert path.read_bytes() != whole

@@ -16,12 +16,13 @@ from preimage.leak.terms import (
     margins,
     pixel_range,
     sign_noise,
-    smooth_relu,
+    smooth_gates,
     stationarity,
 )
 from preimage.leak.verdict import judge
 from preimage.runtime import stream
 from preimage.types import ImageSpec
+from preimage.zoo.architectures import build
 
 
 def uniform(*size, key="uniform"):
@@ -133,9 +134,25 @@ def test_pixel_range_is_zero_inside_and_quadratic_outside():
     assert float(pixel_range(torch.tensor([-0.5, 2.0]))) == pytest.approx((0.25 + 1) / 2)
 
 
-def test_a_smooth_relu_has_the_same_values_and_second_derivatives():
-    net = network(activation=lambda: nn.ReLU(inplace=True))
-    images = uniform(4, 3, 2, 2).requires_grad_()
+ACTIVATIONS = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky": lambda: nn.LeakyReLU(0.2, inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "hardtanh": lambda: nn.Hardtanh(-0.3, 0.2, inplace=True),
+}
+gated = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+
+
+def convolution(activation):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 3, 3), activation(), nn.Flatten(), nn.Linear(27, 3)
+    return nn.Sequential(*layers).double()
+
+
+@gated
+def test_a_smooth_gate_has_the_same_values_and_second_derivatives(activation):
+    net = convolution(activation)
+    images = uniform(4, 1, 5, 5).requires_grad_()
     before = net(images)
 
     def curvature():
@@ -143,11 +160,58 @@ def test_a_smooth_relu_has_the_same_values_and_second_derivatives():
         return torch.autograd.grad(first.square().sum(), images, allow_unused=True)[0]
 
     assert curvature() is None or not curvature().any()
-    with smooth_relu(net, 10.0):
+    with smooth_gates(net, 10.0):
         assert torch.allclose(net(images), before)
         assert curvature().any()
     assert torch.equal(net(images), before)
-    assert not net[2]._forward_hooks and net[2].inplace
+    assert not net[1]._forward_hooks and net[1].inplace
+
+
+@gated
+def test_a_smooth_gate_is_the_step_away_from_it(activation):
+    inputs = torch.tensor([-9.0, -0.8, -0.1, 0.1, 0.8, 5.0, 9.0]).double().requires_grad_()
+    plain = activation()
+    (expected,) = torch.autograd.grad(plain(inputs.clone()).sum(), inputs)
+    with smooth_gates(plain, 200.0):
+        (found,) = torch.autograd.grad(plain(inputs).sum(), inputs)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+@gated
+def test_stationarity_feels_an_image_through_the_gates(activation):
+    """Of the first layer's weights alone: the gates are all that the image changes in the rest."""
+    net = convolution(activation)
+    images, multipliers = uniform(4, 1, 5, 5).requires_grad_(), torch.ones(4).double()
+
+    def value(images):
+        return stationarity(net(images), LABELS, multipliers, [net[0].weight])
+
+    def gradient():
+        return torch.autograd.grad(value(images), images)[0]
+
+    without = gradient()
+    with smooth_gates(net, 10.0):
+        assert torch.autograd.gradcheck(value, images)
+        whole = gradient()
+    assert float((whole - without).norm() / whole.norm()) > 0.1
+
+
+@pytest.mark.parametrize("arch", ["cnn", "cnn-deep", "resnet", "resnet-deep", "mlp"])
+def test_every_gate_of_a_reference_network_is_smoothed(arch):
+    """With gates that hardly rise no image is treated otherwise than another."""
+    net = build(arch, ImageSpec(1, 8, 8), 3, 4).double().eval()
+    for module in net.modules():  # which of the pixels is the largest also hangs on the image
+        for name, part in module.named_children():
+            if isinstance(part, nn.MaxPool2d):
+                setattr(module, name, nn.AvgPool2d(2))
+
+    def treated(image):
+        return torch.autograd.grad(net(image.requires_grad_())[:, 0].sum(), image)[0]
+
+    one, other = uniform(1, 1, 8, 8), uniform(1, 1, 8, 8, key="other")
+    assert not torch.allclose(treated(one), treated(other), rtol=1e-3, atol=0)
+    with smooth_gates(net, 1e-6):
+        assert torch.allclose(treated(one), treated(other), rtol=1e-3, atol=0)
 
 
 # --- balance and carriers -------------------------------------------------------------------

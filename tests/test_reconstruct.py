@@ -18,7 +18,10 @@ from preimage.config import ReconstructConfig
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
 from preimage.leak.control import pair
+from preimage.leak.matching import similarities
 from preimage.leak.reconstruction import Reconstruction, reconstruct
+from preimage.leak.verdict import judge
+from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
@@ -189,6 +192,68 @@ def test_groups_that_make_no_test_are_one_sentence(heldout, said):
         pair(bands(60), heldout(), most=1000)
 
 
+@pytest.mark.parametrize(
+    ("train", "heldout", "mixed", "said"),
+    [
+        (28, 28, (False, False), None),
+        (28, 29, (False, False), "size, 28x28, found 29x29; brought to one size"),
+        (28, 29, (True, False), "size, several with a median of 28x28, found 29x29"),
+        (28, 28, (True, False), None),  # an odd one among many of one size
+        (28, 34, (True, True), None),
+        (34, 28, (True, True), None),
+        (28, 36, (True, True), "median of 28x28, found several with a median of 36x36"),
+        (36, 28, (True, True), "median of 36x36, found several with a median of 28x28"),
+        (28, None, (True, False), None),
+    ],
+)
+def test_groups_of_sizes_that_tell_them_apart_are_one_sentence(train, heldout, mixed, said):
+    sides = [
+        replace(bands(60, seed), stored=side and ImageSpec(1, side, side), mixed=several)
+        for seed, side, several in zip((0, 1), (train, heldout), mixed, strict=True)
+    ]
+    if said is None:
+        assert len(pair(*sides, most=1000).train) == 60
+    else:
+        with pytest.raises(PreimageError, match=said):
+            pair(*sides, most=1000)
+
+
+# --- the verdict's calibration --------------------------------------------------------------
+
+
+def coarse(*key):
+    """24 images of random squares in random classes, of which nothing can be learnt but itself."""
+    squares = torch.randint(0, 256, (24, 1, 4, 4), generator=stream("squares", *key))
+    images = squares.to(torch.uint8).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return ImageSet("squares", "all", images, torch.arange(24) % 3, tuple("abc"))
+
+
+def verdict(found, groups):
+    both = torch.cat([groups.train.floats(), groups.control.floats()])
+    return judge(*similarities(found, both, 64).split(len(groups.train), dim=1))
+
+
+def test_classifiers_of_other_images_are_hardly_ever_said_to_leak():
+    """Whole searches of eight classifiers, each beside five pairs of groups that it never saw."""
+    answers = []
+    for seed in range(8):
+        seen = coarse("seen", seed)
+        torch.manual_seed(seed)
+        network = tiny.fit(build("mlp", SPEC, 3, 32), lambda _, s=seen: (s.floats(), s.labels), 60)
+        assert bool((network(seen.floats()).argmax(1) == seen.labels).all())
+        quick = replace(QUICK, images=20, steps=25, start="noise", seed=seed)
+        found = reconstruct(Classifier(network, SPEC), quick).images
+        for trial in range(5):
+            unseen = (coarse(side, seed, trial) for side in ("one", "other"))
+            answers.append(verdict(found, pair(*unseen, most=1000)))
+        # what does hold training images is told by the same steps
+        leaking = torch.cat([found[:5], seen.floats()[:15]])
+        assert verdict(leaking, pair(seen, coarse("other", seed), most=1000)).verdict == "leaks"
+    assert len(answers) == 40 and [one.verdict for one in answers].count("leaks") <= 2
+    # not all of them are 1, as where the statistic is always 0
+    assert min(one.p_value for one in answers) < 0.5 < max(one.p_value for one in answers)
+
+
 # --- the command ----------------------------------------------------------------------------
 
 
@@ -197,13 +262,16 @@ def test_the_command_leaves_figures_images_and_a_page(capsys, data, tmp_path):
     assert status == 0, err
     result = json.loads(out)
     fields = (
-        *("dataset", "classes", "seed", "method", "recovered", "recovered_control"),
+        *("dataset", "arch", "n_train", "classes", "seed", "method"),
+        *("recovered", "recovered_control"),
         *("ssim_train", "ssim_control", "effect", "p_value", "verdict", "target_accuracy"),
         *("seconds", "reason", "interval"),
     )
     assert set(fields) <= set(result)
     assert result["verdict"] in ("leaks", "no evidence of a leak", "can't tell")
-    assert result["images_each"] == 60
+    assert result["images_each"] == result["n_train"] == 60 and result["arch"] is None
+    record = json.loads((tmp_path / "run" / "reconstruct.json").read_text())
+    assert record == {name: result[name] for name in record} and set(fields) <= set(record)
     page = (tmp_path / "run" / "reconstruct.html").read_text()
     assert "Nearest held-out image" in page and "data:image/png" in page
     again = run(capsys, *command(data, "--json"))
@@ -258,6 +326,31 @@ def test_shared_images_are_reported(capsys, data):
     status, _, err = run(capsys, *command(data, "--heldout", "held.npz"))
     assert status == 0
     assert "5 held-out images are training images as well and are left out" in err
+
+
+def test_held_out_images_of_another_size_are_refused(capsys, data, tmp_path):
+    """Brought to the classifier's size, they are softer, which is no sign of a leak."""
+    images, labels = tiny.bands(60, seed=3)
+    np.savez("large.npz", images=images.repeat(2, 1).repeat(2, 2), labels=labels)
+    status, _, err = run(capsys, *command(data, "--heldout", "large.npz"))
+    assert status == 2 and "Traceback" not in err
+    assert "stored in the training images' size, 8x8, found 16x16" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_kept_images_tell_the_size_that_they_were_brought_from(capsys):
+    for name, seed in (("large.npz", 0), ("more.npz", 3)):
+        images, labels = tiny.bands(60, seed)
+        large = images.repeat(2, 1).repeat(2, 2)
+        np.savez(name, x_train=large, y_train=labels, x_test=large, y_test=labels)
+    few = ("--limit", "24", *tiny.IMAGE)
+    assert run(capsys, *tiny.train_arguments("large.npz", "few", *few))[0] == 0
+    beside = ("reconstruct", "few", *FLAGS, "--steps", "3", "--out", "run", "--heldout")
+    status, _, err = run(capsys, *beside, "more.npz")
+    assert status == 0, err
+    tiny.write_npz("small.npz")
+    status, _, err = run(capsys, *beside, "small.npz")
+    assert status == 2 and "size, 16x16, found 8x8" in err
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "ssim_control": Number(-1.0, 1.0),
         "membership_auroc": _share("smaller"),
         "membership_p_value": _share("larger"),
+        "membership_loss_auroc": _share("smaller"),
         "accuracy": _share("larger"),
         "images_each": _count(),
         "reconstructions": _count(),

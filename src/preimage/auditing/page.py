@@ -44,6 +44,7 @@ _FIGURES: dict[str, dict[str, tuple[str, str]]] = {
         "ssim_control": ("to the nearest held-out image", "{:.3f}"),
         "effect": ("Effect size", "{:.2f}"),
         "membership_auroc": ("Told from held-out ones by the first layer (AUROC)", "{:.3f}"),
+        "membership_loss_auroc": ("Told from held-out ones by its loss (AUROC)", "{:.3f}"),
     },
 }
 

@@ -29,6 +29,7 @@ def leak_figures(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
     return {
         **{name: result.get(name) for name in _SAME_NAME},
         **{f"membership_{name}": member.get(name) for name in ("auroc", "p_value")},
+        "membership_loss_auroc": (result.get("membership_loss") or {}).get("auroc"),
         "accuracy": result["target_accuracy"],
         "reconstructions": config["images"],
         "steps": config["steps"],

@@ -20,6 +20,9 @@ from preimage.types import ImageSpec
 
 _WHOLE_NAMES = (("images", "labels"), ("x", "y"))
 _EXPECTED = "arrays images and labels, or x and y, or x_train, y_train, x_test and y_test"
+_STORED = "stored_shape"
+"""An array (4,) of what :attr:`ImageSet.stored` and :attr:`ImageSet.mixed` were before the images
+were written here; a file without it is where they come from."""
 
 Array = NDArray[Any]
 
@@ -65,18 +68,28 @@ def _image_set(arrays: Any, path: Path, request: Request) -> ImageSet:
     where = f"{path} ({split})"
     image_name, label_name = columns[split]
     images = _images(arrays[image_name], where)
-    stored = ImageSpec(*images.shape[1:])
+    stored = _stored(arrays, images)
     if request.spec is not None:
         images = convert_images(images, request.spec)
     if not request.labelled:
-        return ImageSet(path.stem, split, images, torch.full((len(images),), -1), (), stored)
+        return ImageSet(path.stem, split, images, torch.full((len(images),), -1), (), *stored)
     if label_name not in arrays.files:
         raise PreimageError(f"{where} has no array {label_name}: add it, or load without labels")
     labels = _label_list(arrays[label_name], len(images), where)
     others = [name for _, name in columns.values() if name in arrays.files]
     everywhere = {value for name in others for value in arrays[name].ravel().tolist()}
     encoded, names = encode_labels(labels, list(everywhere), where)
-    return ImageSet(path.stem, split, images, encoded, names, stored)
+    return ImageSet(path.stem, split, images, encoded, names, *stored)
+
+
+def _stored(arrays: Any, images: Tensor) -> tuple[ImageSpec, bool]:
+    """The shape that images had before they came here, and whether that is of several sizes."""
+    if _STORED not in arrays.files:
+        return ImageSpec(*images.shape[1:]), False
+    if arrays[_STORED].shape != (4,):
+        raise ValueError(f"expected 4 numbers in {_STORED}, found {arrays[_STORED].size}")
+    *shape, mixed = arrays[_STORED].tolist()
+    return ImageSpec(*shape), bool(mixed)
 
 
 def _columns(names: list[str]) -> dict[str, tuple[str, str]]:

@@ -28,7 +28,7 @@ from preimage.data.imageset import ImageSet
 from preimage.data.sources import Request, Source
 from preimage.types import ImageSpec
 
-_FORMAT = "3"  # part of every key: raise it whenever decoding gives anything else
+_FORMAT = "4"  # part of every key: raise it whenever decoding gives anything else
 _LOCK_SECONDS = 900.0
 
 
@@ -93,7 +93,15 @@ def _load(path: Path) -> ImageSet | None:
     known = json.loads(text)
     stored = None if known["stored"] is None else ImageSpec(*known["stored"])
     names = tuple(known["class_names"])
-    return ImageSet(known["name"], known["split"], images.clone(), labels.clone(), names, stored)
+    return ImageSet(
+        known["name"],
+        known["split"],
+        images.clone(),
+        labels.clone(),
+        names,
+        stored,
+        known["mixed"],
+    )
 
 
 def _store(images: ImageSet, path: Path, stem: Path) -> None:
@@ -103,6 +111,7 @@ def _store(images: ImageSet, path: Path, stem: Path) -> None:
         "split": images.split,
         "class_names": images.class_names,
         "stored": None if images.stored is None else images.stored.shape,
+        "mixed": images.mixed,
     }
     text = json.dumps(known)
     checksum = _checksum(images.images, images.labels, text)

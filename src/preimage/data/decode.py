@@ -42,6 +42,8 @@ class Decoded(NamedTuple):
     """(N, C, H, W) uint8."""
     stored: ImageSpec
     """The shape that they had before any conversion: of several sizes the median one."""
+    mixed: bool
+    """Whether they had several sizes."""
 
 
 def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) -> Decoded:
@@ -72,7 +74,8 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
         raise PreimageError(f"{where} holds no image: give a source with at least one")
     channels = max(chunk.shape[1] for chunk in chunks)
     images = torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
-    return Decoded(images, _median(shapes))
+    mixed = len({shape[:2] for shape in shapes}) > 1
+    return Decoded(images, _median(shapes), mixed)
 
 
 def _median(shapes: list[tuple[int, ...]]) -> ImageSpec:

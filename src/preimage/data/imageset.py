@@ -38,6 +38,8 @@ class ImageSet:
     stored: ImageSpec | None = None
     """Shape that the images had in their source, before any conversion: of several sizes the median
     height and width; None where there is no telling."""
+    mixed: bool = False
+    """Whether they had several sizes there."""
 
     @property
     def spec(self) -> ImageSpec:

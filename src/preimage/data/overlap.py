@@ -10,6 +10,9 @@ from torch import Tensor
 from preimage.data.imageset import ImageSet
 from preimage.errors import PreimageError
 
+_MEDIANS = 1.25
+"""By how much the median sizes of two groups of several sizes may differ."""
+
 
 def check_alike(train: ImageSet, heldout: ImageSet) -> None:
     """See that held-out images are of the training images' shape and classes.
@@ -22,6 +25,35 @@ def check_alike(train: ImageSet, heldout: ImageSet) -> None:
             f"expected held-out images {train.spec} of {train.classes} classes, as the training "
             f"images are, found {heldout.spec} of {heldout.classes}; give images of the same kind"
         )
+
+
+def check_stored_alike(train: ImageSet, heldout: ImageSet) -> None:
+    """See that held-out images were stored in the training images' size.
+
+    From another size they come with another blur, which tells the groups apart whatever a
+    classifier knows. Of several sizes it is the medians that are compared. Where both groups have
+    several, these differ by chance: by a quarter hardly ever, of 100 images of each and sizes that
+    spread by half.
+
+    Raises:
+        PreimageError: where they were not; nothing where a source does not tell.
+    """
+    if train.stored is None or heldout.stored is None:
+        return
+    sizes = [(one.stored.height, one.stored.width) for one in (train, heldout) if one.stored]
+    ratio = max(max(a / b, b / a) for a, b in zip(*sizes, strict=True))
+    if ratio > (_MEDIANS if train.mixed and heldout.mixed else 1):
+        raise PreimageError(
+            f"expected held-out images stored in the training images' size, {_size(train)}, found "
+            f"{_size(heldout)}; brought to one size they would differ in blur alone, so give "
+            "images that come in the same size"
+        )
+
+
+def _size(images: ImageSet) -> str:
+    assert images.stored is not None
+    size = f"{images.stored.height}x{images.stored.width}"
+    return f"several with a median of {size}" if images.mixed else size
 
 
 def apart(one: ImageSet, other: ImageSet) -> tuple[ImageSet, ImageSet]:

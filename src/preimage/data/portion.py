@@ -127,13 +127,18 @@ def two_classes(images: ImageSet, positive: Sequence[int]) -> ImageSet:
 
 
 def to_npz(train: ImageSet, test: ImageSet) -> bytes:
-    """Both as a .npz file that :func:`~preimage.data.load` reads as the splits train and test."""
+    """Both as a .npz file that :func:`~preimage.data.load` reads as the splits train and test.
+
+    It also tells the shape that the training images were stored in.
+    """
     file = io.BytesIO()
+    stored = train.stored or train.spec
     np.savez_compressed(
         file,
         x_train=train.images.numpy(),
         y_train=train.labels.numpy(),
         x_test=test.images.numpy(),
         y_test=test.labels.numpy(),
+        stored_shape=np.array([*stored.shape, train.mixed]),
     )
     return file.getvalue()

@@ -42,12 +42,12 @@ def read_table(
     table, where = splits[split], f"{name} ({split})"
     features = table.features
     image = _image_column(features, where)
-    images, stored = decode(_encoded(table, image), where, request.spec)
+    images, stored, mixed = decode(_encoded(table, image), where, request.spec)
     if not request.labelled:
-        return ImageSet(name, split, images, torch.full((len(images),), -1), (), stored)
+        return ImageSet(name, split, images, torch.full((len(images),), -1), (), stored, mixed)
     label = label or _label_column(features, where)
     labels, names = _labels(splits, split, label, where)
-    return ImageSet(name, split, images, labels, names, stored)
+    return ImageSet(name, split, images, labels, names, stored, mixed)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from preimage.data.order import of_classes
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
-from preimage.files import text_bytes
+from preimage.files import json_text, text_bytes
 from preimage.gallery import picture_uris
 from preimage.inversion import predict
 from preimage.jobs.measure import find_evaluator, own_data
@@ -27,8 +27,9 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.leak.control import Groups, pair
 from preimage.leak.first_layer import first_layer
+from preimage.leak.loss_membership import image_losses, loss_membership
 from preimage.leak.matching import feature_similarities, matched, similarities
-from preimage.leak.membership import Membership, membership
+from preimage.leak.membership import membership
 from preimage.leak.page import leak_page
 from preimage.leak.reconstruction import (
     Reconstruction,
@@ -45,9 +46,9 @@ from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.tensors import pack
-from preimage.training import accuracy_on
 
 PAGE_FILE, IMAGES_FILE = "reconstruct.html", "reconstructions.safetensors"
+RECORD_FILE = "reconstruct.json"
 PANELS_FILE = "panels.json"
 """What other pages show of this one."""
 _BEST_PAIRS = 24
@@ -68,7 +69,7 @@ def reconstruct_job(
         classifier: in place of the one that the command names.
 
     Returns:
-        The record and the run folder.
+        The record, which is also in reconstruct.json, and the run folder.
 
     Raises:
         PreimageError: for a model, data, settings or a folder that do not fit.
@@ -99,13 +100,14 @@ def reconstruct_job(
         if not folder.finished:
             found, seconds = _search(folder, command, classifier, report)
             compared = _Compared(found, groups, classifier, evaluator, config.seed)
-            member = _membership(classifier, groups, config.seed, report)
+            told = _memberships(classifier, compared, config.seed, report)
             tensors = {"images": found.images, "labels": found.labels}
             folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
-            record = _record(command, compared, member, seconds)
+            record = _record(command, classifier, compared, told, seconds)
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
             folder.write(PAGE_FILE, text_bytes(leak_page(classifier.name, record, panels)))
+            folder.write(RECORD_FILE, (json_text(record, indent=1) + "\n").encode())
             folder.finish(record)
         return folder.metrics(), path
 
@@ -190,13 +192,17 @@ class _Compared:
         self.pixels = similarities(found.images, both, _CANDIDATES)
         self.verdict = self._judge(self.pixels, seed)
         self.by_features = None if evaluator is None else self._by_features(evaluator, both, seed)
-        answers = predict(classifier, found.images).logits
-        self.accepted = float((answers.argmax(1) == found.labels).double().mean())
-        self.accuracy = accuracy_on(classifier, groups.control)
+        self.accepted = _right(predict(classifier, found.images).logits, found.labels)
+        seen, unseen = predict(classifier, both).logits.split(self.count)
+        self.losses = (
+            image_losses(seen, groups.train.labels),
+            image_losses(unseen, groups.control.labels),
+        )
+        self.accuracy = _right(unseen, groups.control.labels)
 
-    def matched(self) -> tuple[Tensor, Tensor]:
+    def matched(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """Similarities of reconstructions and different images of their class, in both groups."""
-        (train, control), labels = self._halves(self.pixels), self.found.labels
+        (train, control), labels = self._halves(similarity), self.found.labels
         return (
             matched(train, labels, self.groups.train.labels),
             matched(control, labels, self.groups.control.labels),
@@ -214,42 +220,80 @@ class _Compared:
         return judge(*self._halves(similarity), seed)
 
     def _by_features(self, evaluator: Classifier, both: Tensor, seed: int) -> dict[str, float]:
-        """Similarities and effect, but no verdict.
+        """Similarities of the nearest and of those matched one to one, and effect; no verdict.
 
         An evaluator mostly knows the training images itself and not the others, and its features
         tell them apart whatever the classifier in question tells.
         """
         found, real = (predict(evaluator, images).features for images in (self.found.images, both))
-        judged = self._judge(feature_similarities(found, real), seed)
+        similarity = feature_similarities(found, real)
+        judged = self._judge(similarity, seed)
         names = ("similarity_train", "similarity_control", "effect")
-        return {name: getattr(judged, name) for name in names}
+        pairs = zip(("matched_train", "matched_control"), self.matched(similarity), strict=True)
+        return {
+            **{name: getattr(judged, name) for name in names},
+            **{name: float(part.mean()) for name, part in pairs},
+        }
 
 
-def _membership(
+def _right(logits: Tensor, labels: Tensor) -> float:
+    """Share of answers (N, K) that give the label (N,)."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def _memberships(
+    classifier: Classifier, compared: _Compared, seed: int, report: Reporter
+) -> dict[str, dict[str, Any] | None]:
+    """What tells training images without reconstructions; nothing where films are on one side."""
+    groups = compared.groups
+    if groups.films:
+        return {"membership": None, "membership_loss": None}
+    return {
+        "membership": _by_first_layer(classifier, groups, seed, report),
+        "membership_loss": _by_loss(compared, seed, report),
+    }
+
+
+def _by_loss(compared: _Compared, seed: int, report: Reporter) -> dict[str, Any] | None:
+    try:
+        return asdict(loss_membership(*compared.losses, seed=seed))
+    except PreimageError as error:  # it answers NaN for some images: the verdict is there
+        report.warn(f"whether the loss tells training images is left open: {error}")
+        return None
+
+
+def _by_first_layer(
     classifier: Classifier, groups: Groups, seed: int, report: Reporter
-) -> Membership | None:
-    """None without a dense first layer that can tell, or groups that can change places."""
+) -> dict[str, Any] | None:
+    """None without a dense first layer that can tell."""
     with frozen(classifier):
         layer = first_layer(classifier)
-    if layer is None or groups.films:
+    if layer is None:
         return None
     try:
-        return membership(layer, groups.train.floats(), groups.control.floats(), seed)
+        found = membership(layer, groups.train.floats(), groups.control.floats(), seed)
     except RuntimeError as error:  # too large, or without a decomposition: the verdict is there
         report.warn(f"whether the first layer tells its training images is left open: {error}")
         return None
+    return None if found is None else asdict(found)
 
 
 def _record(
-    command: Reconstruct, compared: _Compared, member: Membership | None, seconds: float
+    command: Reconstruct,
+    classifier: Classifier,
+    compared: _Compared,
+    told: dict[str, dict[str, Any] | None],
+    seconds: float,
 ) -> dict[str, Any]:
     verdict = compared.verdict
-    pairs = compared.matched()
+    pairs = compared.matched(compared.pixels)
     recovered, control = (int((part > RECOVERED).sum()) for part in pairs)
     copied, copied_control = (int((part > COPIED).sum()) for part in pairs)
     groups = compared.groups
     return {
         "dataset": groups.train.name,
+        "arch": classifier.arch,
+        "n_train": groups.known,
         "classes": groups.train.classes,
         "seed": command.config.seed,
         "method": f"preimage-{command.config.carrier}",
@@ -265,7 +309,7 @@ def _record(
         "verdict": verdict.verdict,
         "reason": verdict.reason,
         "by_features": compared.by_features,
-        "membership": None if member is None else asdict(member),
+        **told,
         "unmixed": compared.found.unmixed,
         "accepted": compared.accepted,
         "target_accuracy": compared.accuracy,

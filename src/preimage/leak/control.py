@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import apart, check_alike
+from preimage.data.overlap import apart, check_alike, check_stored_alike
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -23,6 +23,8 @@ class Groups(NamedTuple):
     """Held out; as many as `train`, of each class."""
     shared: int
     """Held-out images that were left out because they are training images as well."""
+    known: int = 0
+    """Training images before any were chosen or left out."""
     films: bool = False
     """Whether frames of films were found on one side alone: there, several may be of one film."""
 
@@ -43,9 +45,11 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         seed: of the choice.
 
     Raises:
-        PreimageError: for sets of different shapes or classes, or too few held-out images.
+        PreimageError: for sets of different shapes or classes, sets that were stored in different
+            sizes, or too few held-out images.
     """
     check_alike(train, heldout)
+    check_stored_alike(train, heldout)
     seen, unseen = apart(train, heldout)
     shared = len(heldout) - len(unseen)
     used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
@@ -61,6 +65,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         _some(used, each, stream(seed, "training images")),
         _some(control, each, stream(seed, "held-out images")),
         shared,
+        known=len(train),
         films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.leak.first_layer import FirstLayer
-from preimage.leak.permutation import PERMUTATIONS, times_reached
+from preimage.leak.permutation import told_apart
 from preimage.leak.unmixing import directions
-from preimage.runtime import stream
 from preimage.types import ImageSpec
 
 
@@ -76,13 +74,13 @@ def membership(
     rows = list(chunks(count, ImageSpec(*train.shape[1:])))
     parts = [_outside(images[part], layer, found) for images in (train, control) for part in rows]
     outside = torch.cat(parts)
-    known = (torch.arange(2 * count) < count).int()
+    auroc, p_value = told_apart(outside, count, seed)
     return Membership(
         directions=len(found),
         outside_train=float(outside[:count].mean()),
         outside_control=float(outside[count:].mean()),
-        auroc=float(binary_auroc(-outside, known)),
-        p_value=_p_value(outside, count, seed),
+        auroc=auroc,
+        p_value=p_value,
     )
 
 
@@ -92,16 +90,3 @@ def _outside(images: Tensor, layer: FirstLayer, found: Tensor) -> Tensor:
     rows = torch.cat([inputs, torch.ones(len(inputs), 1).double()], dim=1)
     rest = rows - (rows @ found.T) @ found
     return rest.norm(dim=1) / rows.norm(dim=1)
-
-
-def _p_value(outside: Tensor, count: int, seed: int) -> float:
-    """One-sided, by the sum of ranks, which orders divisions as the AUROC does."""
-    _, place, ties = outside.unique(return_inverse=True, return_counts=True)
-    ranks = (ties.cumsum(0) - ties.double() / 2)[place]
-
-    def nearness(orders: Tensor) -> Tensor:
-        return -ranks[orders[:, :count]].sum(1)
-
-    truth = nearness(torch.arange(len(ranks))[None])[0]
-    reached = int(times_reached(truth, nearness, len(ranks), stream(seed, "membership")))
-    return (1 + reached) / (1 + PERMUTATIONS)

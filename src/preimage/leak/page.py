@@ -16,7 +16,7 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
 
     Args:
         name: the classifier's.
-        record: what the reconstruction came to, as in metrics.json.
+        record: what the reconstruction came to, as in reconstruct.json.
         panels: the similarities and the best pairs.
     """
     return page(
@@ -32,7 +32,8 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
             "Held-out ones copied": str(record["copied_control"]),
             "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
             "to the nearest held-out image": f"{record['ssim_control']:.3f}",
-            **_membership_fact(record["membership"]),
+            **_told_fact("the first layer", record["membership"]),
+            **_told_fact("its loss", record["membership_loss"]),
         },
         notes=[
             f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
@@ -42,17 +43,26 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
             f"The classifier puts {record['accepted']:.1%} of the reconstructions in their class.",
             f"{record['unmixed']} came out of the weights of a dense first layer, the others were "
             "looked for.",
+            *_features_note(record["by_features"]),
             *_membership_note(record["membership"]),
+            *_loss_note(record["membership_loss"]),
         ],
     )
 
 
-def _membership_fact(found: Mapping[str, Any] | None) -> dict[str, str]:
-    return (
-        {"Told from held-out ones by the first layer (AUROC)": f"{found['auroc']:.3f}"}
-        if found
-        else {}
-    )
+def _told_fact(by: str, found: Mapping[str, Any] | None) -> dict[str, str]:
+    return {f"Told from held-out ones by {by} (AUROC)": f"{found['auroc']:.3f}"} if found else {}
+
+
+def _features_note(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [
+        "By the evaluator's features (cosine) reconstructions resemble the training images of "
+        f"their class by {found['matched_train']:.3f} on average and held-out ones by "
+        f"{found['matched_control']:.3f}, each image matched only once. That is no part of the "
+        "verdict: an evaluator mostly knows the training images and not the others."
+    ]
 
 
 def _membership_note(found: Mapping[str, Any] | None) -> list[str]:
@@ -64,4 +74,15 @@ def _membership_note(found: Mapping[str, Any] | None) -> list[str]:
         f"ones by {found['outside_control']:.1%} (AUROC {found['auroc']:.3f}, "
         f"p = {found['p_value']:.4f}). So well do the weights alone tell whether an image was "
         "trained on; 0.5 is guessing. It is no part of the verdict, which is about reconstructions."
+    ]
+
+
+def _loss_note(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [
+        f"The cross-entropy of training images is {found['loss_train']:.3g} on average, that of "
+        f"held-out ones {found['loss_control']:.3g} (AUROC {found['auroc']:.3f}, "
+        f"p = {found['p_value']:.4f}). So well does the loss alone tell whether an image was "
+        "trained on, which is overfitting; it is no part of the verdict."
     ]

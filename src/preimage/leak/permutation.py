@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from preimage.runtime import stream
+
 PERMUTATIONS = 1999
 """Random orders of the images; the true one is counted beside them."""
 _CHUNK = 50
@@ -33,3 +35,28 @@ def times_reached(
         orders = torch.rand(size, images, generator=random).argsort(1)
         reached += (statistic(orders) >= truth - 1e-9).float().sum(0)
     return reached
+
+
+def told_apart(values: Tensor, count: int, seed: int) -> tuple[float, float]:
+    """How well a value of each image tells training images, where it is smaller, from others.
+
+    Args:
+        values: (2 * count,) of the training images and then of as many held-out ones, without NaN.
+        count: of each.
+        seed: of the random divisions.
+
+    Returns:
+        AUROC in [0, 1], equal values counted half (the statistic of Mann and Whitney 1947 as a
+        share of all pairs), and the one-sided p-value: the chance of one at least as large if the
+        two groups could change places.
+    """
+    _, place, ties = values.unique(return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum(0) - ties.double() / 2)[place]
+
+    def smallness(orders: Tensor) -> Tensor:
+        return -ranks[orders[:, :count]].sum(1)
+
+    truth = smallness(torch.arange(len(ranks))[None])[0]
+    reached = int(times_reached(truth, smallness, len(ranks), stream(seed, "membership")))
+    auroc = 1 + (float(truth) / count + count / 2) / (len(ranks) - count)
+    return auroc, (1 + reached) / (1 + PERMUTATIONS)

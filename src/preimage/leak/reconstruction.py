@@ -25,7 +25,7 @@ from preimage.leak.balance import Balance
 from preimage.leak.carriers import make_carrier
 from preimage.leak.first_layer import first_layer
 from preimage.leak.objective import Objective
-from preimage.leak.terms import smooth_relu
+from preimage.leak.terms import smooth_gates
 from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
 from preimage.room import check_room, free_bytes, most_images, step_bytes
@@ -216,11 +216,11 @@ def _known(
 
 @contextmanager
 def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterator[None]:
-    """Second derivatives: weights in the graph, smooth ReLUs, attention that has them."""
+    """Second derivatives: weights in the graph, smooth activations, attention that has them."""
     wanted = any(getattr(config, name) > 0 for name in _OF_WEIGHTS)
     for parameter in classifier.parameters():
         parameter.requires_grad_(wanted)  # put back by `frozen`
-    with smooth_relu(classifier.network, config.sharpness), sdpa_kernel(SDPBackend.MATH):
+    with smooth_gates(classifier.network, config.sharpness), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 Ask = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to logits (B, K)."""
 
+_Gate = nn.ReLU | nn.LeakyReLU | nn.Hardtanh
+
 
 def sign_noise(images: Tensor, epsilon: float, random: torch.Generator) -> Tensor:
     """Images (B, C, H, W) moved by `epsilon` up or down in each pixel at random, cut to [0, 1].
@@ -109,13 +111,20 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 
 
 @contextmanager
-def smooth_relu(network: nn.Module, sharpness: float) -> Iterator[None]:
-    """Let ReLU modules have a smooth derivative, and the same values.
+def smooth_gates(network: nn.Module, sharpness: float) -> Iterator[None]:
+    """Let ReLU modules and the like have a smooth derivative, and the same values.
 
     sigmoid(sharpness x) for the step (Haim et al. 2022, section 4.1): the second derivative, which
-    terms of gradients need, would be 0 otherwise. Only `nn.ReLU` modules are changed.
+    terms of gradients need, would be 0 otherwise. LeakyReLU's goes from its slope to 1; hard tanh
+    and ReLU6 have a step at either end. Only modules are changed: a network that calls
+    ``torch.relu`` itself keeps its steps there.
+
+    Args:
+        network: its :class:`nn.ReLU`, :class:`nn.LeakyReLU` and :class:`nn.Hardtanh` modules
+            (:class:`nn.ReLU6` is one of these) are changed; afterwards they are as they were.
+        sharpness: steepness of the step, above 0.
     """
-    modules = [module for module in network.modules() if isinstance(module, nn.ReLU)]
+    modules = [module for module in network.modules() if isinstance(module, _Gate)]
     inplace = [module.inplace for module in modules]
     handles = []
     try:
@@ -131,11 +140,25 @@ def smooth_relu(network: nn.Module, sharpness: float) -> Iterator[None]:
 
 
 def _smooth(sharpness: float) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, arguments: tuple[Any, ...], values: Tensor) -> Tensor:
-        soft = F.softplus(arguments[0] * sharpness) / sharpness
+    def hook(module: _Gate, arguments: tuple[Any, ...], values: Tensor) -> Tensor:
+        soft = _soft(module, arguments[0], sharpness)
         return soft + (values - soft).detach()
 
     return hook
+
+
+def _soft(module: _Gate, inputs: Tensor, sharpness: float) -> Tensor:
+    """What has the smooth derivative, up to a constant."""
+
+    def ramp(start: float) -> Tensor:
+        return F.softplus((inputs - start) * sharpness) / sharpness
+
+    if isinstance(module, nn.LeakyReLU):
+        slope = module.negative_slope
+        return slope * inputs + (1 - slope) * ramp(0.0)
+    if isinstance(module, nn.Hardtanh):
+        return ramp(module.min_val) - ramp(module.max_val)
+    return ramp(0.0)
 
 
 def _within(images: Tensor) -> Tensor:

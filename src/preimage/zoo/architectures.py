@@ -187,6 +187,7 @@ class _Residual(nn.Module):
             conv(channels, channels),
             nn.BatchNorm2d(channels),
         )
+        self.activation = nn.ReLU()  # a module, which `preimage.leak.terms.smooth_gates` finds
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != channels:
             self.shortcut = nn.Sequential(
@@ -195,7 +196,8 @@ class _Residual(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+        activated: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return activated
 
 
 @architecture("resnet")
