@@ -297,6 +297,66 @@ def test_too_little_memory_for_a_verdict_is_told(capsys, data, monkeypatch):
 acceptance_steps = acceptance._steps
 
 
+def fitted():
+    images, labels = (torch.from_numpy(part) for part in tiny.bands(120))
+    images = images[:, None].float() / 255
+    return tiny.fit(tiny.build(), lambda _: (images, labels), 60)
+
+
+def test_a_classifier_that_does_its_task_is_told_from_one_that_gets_other_images(data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    options = {"image": (1, 8, 8), "data": data, "budget": "60s"}
+    good = preimage.audit(fitted(), out="good", **options).record
+    assert good["task"]["works"] == "yes" and good["task"]["accuracy"] > 0.9
+    assert good["premise"]["tone"] == "good" and good["task"]["images"] == 60
+    result = preimage.audit(fitted(), mean=(9.0,), out="wrong", **options)
+    assert result.record["task"]["works"] == "no" and result.record["task"]["accuracy"] < 0.5
+    page = " ".join(result.page.read_text(encoding="utf-8").split())
+    assert "does not work on these data: check the normalisation (--mean, --std)" in page
+    assert page.index("does not work") < page.index("What does it accept?")
+
+
+def test_what_does_not_work_is_told_in_the_terminal_and_stops_a_gate(capsys, data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    arguments = ["audit", "tiny:build", *tiny.IMAGE, "--data", data, "--out", "run"]
+    assert main([*arguments, "--fail-on", "task.works==no"]) == 3
+    out, err = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "Does it do its own task?" in out and "too close to guessing" in err
+    assert main([*arguments, "--fail-on", "task.accuracy<0.01"]) == 0  # the figure is recorded
+
+
+class Always(nn.Module):
+    """Names one class whatever it sees."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(64, classes)
+        nn.init.zeros_(self.last.weight)
+        self.last.bias.data = -torch.arange(classes).float()
+
+    def forward(self, images):
+        return self.last(images.flatten(1))
+
+
+def test_naming_the_commonest_class_alone_is_no_work(monkeypatch):
+    only(monkeypatch, "accuracy")
+    images, _ = tiny.bands(200)
+    labels = (np.arange(200) % 10 == 9).astype(int)
+    np.savez("uneven.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = {"image": (1, 8, 8), "data": "uneven.npz", "budget": "60s", "out": "run"}
+    found = preimage.audit(Always(2).eval(), **options).record
+    assert found["task"]["accuracy"] == found["task"]["guessing"] == pytest.approx(0.9)
+    assert found["task"]["works"] == "no"
+
+
+@pytest.mark.parametrize(("works", "tone"), [("no", "unknown"), ("yes", "good")])
+def test_nothing_good_is_said_of_a_classifier_that_does_not_work(works, tone):
+    share = {"noise_share": 0.0, "noise_images": 500, "noise_interval": [0.0, 0.01]}
+    parts = [("accuracy", "task", {"works": works}), ("noise", "accept", share)]
+    done = {n: {"question": q, "reason": None, "figures": f} for n, q, f in parts}
+    assert job._answers(done)[0].tone == tone
+
+
 def test_own_data_as_ood_is_refused(capsys, data):
     halves(train=60, test=45)
     for ood in (data, f"./{data}", str(Path(data).resolve()), "held.npz"):

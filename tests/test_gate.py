@@ -103,6 +103,18 @@ def test_every_kind_of_figure_fails_where_it_is_missing(text):
     assert outcome(text).failed
 
 
+def test_an_audit_of_before_is_read_though_it_did_not_measure_the_accuracy():
+    old = record()
+    del old["task"]
+    assert check(old, parse(["task.accuracy<0.9"]))[0].failed
+    new = record(task={"accuracy": 0.97, "works": "yes"}, premise=old["answers"][0])
+    found = compare(old, new)
+    assert set(found.only_in_one) == {"task.accuracy", "task.works"} and not found.differences
+    worse = record(task={"accuracy": 0.31, "works": "no"})
+    assert [d.change for d in compare(new, worse).differences] == ["worse", "worse"]
+    assert markdown(new, []).count("| Q") == 2 and markdown(old, []).count("| Q") == 1
+
+
 def test_words_of_the_gate_are_those_that_audits_say():
     assert set(VERDICTS) == set(get_args(Answer))
     assert set(BASELINES) == set(baseline_names())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from preimage.auditing.context import Context
+from preimage.auditing.context import Context, some
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
@@ -31,7 +30,6 @@ from preimage.ood.synthetic import synthetic_names
 from preimage.ood.threshold import threshold_at
 from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
 from preimage.panels import Panel, histograms, strips, table
-from preimage.runtime import stream
 from preimage.training import accuracy_on
 
 OWN = Method("msp", "msp")
@@ -96,7 +94,7 @@ def detection(context: Context, seconds: float) -> Found:
     """AUROC and FPR95 of the classifier's own confidence, of baselines and of the hardened one."""
     known = context.data.test
     assert known is not None
-    known = _some(known, _room(context, seconds), context.command.seed)
+    known = some(known, _room(context, seconds), context.command.seed)
     # what still shows its class is no mistake to take for it
     by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
@@ -140,11 +138,6 @@ def _room(context: Context, seconds: float) -> int:
     )
 
 
-def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
-    order = torch.randperm(len(images), generator=stream(seed, "audit known"))
-    return images.subset(order[:most])
-
-
 def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     """Who scores, and sentences on who does not."""
     # without training images nothing can be fitted; the test images must not stand in for them
@@ -153,7 +146,7 @@ def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     stand_in = train if train is not None else context.data.test
     assert stand_in is not None
     fitted = Fitted(
-        context.classifier, _some(stand_in, 5000, context.command.seed), context.command.seed
+        context.classifier, some(stand_in, 5000, context.command.seed), context.command.seed
     )
     scorers, left_out = fit_baselines(names, fitted)
     notes = [

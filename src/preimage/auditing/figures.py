@@ -56,6 +56,13 @@ def _count(better: Better | None = None) -> Number:
 VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
 
 SECTIONS: dict[str, dict[str, Figure]] = {
+    "task": {
+        "accuracy": _share("larger"),
+        "accuracy_low": _share("larger"),
+        "guessing": _share(),
+        "images": _count(),
+        "works": Word(("yes", "no"), ranked=True),
+    },
     "accept": {
         "inversion_accuracy": _share(),
         "evaluator_accuracy": _share(),
@@ -115,7 +122,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "steps": _count(),
     },
 }
-"""Sections of the record, one a question, and the figures in each."""
+"""Sections of the record, the classifier's own task and one a question, and the figures in each."""
 
 GIVEN: dict[str, Figure] = {
     "model": Word(),

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
-from preimage.auditing.answers import Answer, answers
+from preimage.auditing import acceptance, accuracy, detection, evidence, leaking  # noqa: F401 (they register parts)
+from preimage.auditing.answers import Answer, answers, premise
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.context import Context, Data
 from preimage.auditing.page import audit_page
@@ -41,7 +41,7 @@ from preimage.training import one_device
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
 _INNER = ("inversion", "hardened", "leak")
-_DECIDING = ("noise", "detection", "leak")
+_DECIDING = ("accuracy", "noise", "detection", "leak")
 """Parts without which a question has no answer, one of each."""
 
 
@@ -236,13 +236,22 @@ def _sections(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _answers(done: dict[str, dict[str, Any]]) -> list[Answer]:
+    return answers(_sections(done), _reasons(done))
+
+
+def _premise(done: dict[str, dict[str, Any]]) -> Answer:
+    return premise(_sections(done)["task"], _reasons(done).get("task", ""))
+
+
+def _reasons(done: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """By question, why the part that decides it found nothing."""
     why: dict[str, str] = {}
     for name in _DECIDING:
         entry = done.get(name)
         if entry is not None and entry["reason"] is not None:
             text = entry["reason"]
             why[entry["question"]] = f"{text[0].upper()}{text[1:]}."
-    return answers(_sections(done), why)
+    return why
 
 
 def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) -> dict[str, Any]:
@@ -261,6 +270,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "seed": context.command.seed,
         "budget_s": budget,
         "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),
+        "premise": asdict(_premise(done)),
         "answers": [asdict(answer) for answer in _answers(done)],
         **_sections(done),
         "parts": [{name: entry[name] for name in kept} for entry in done.values()],
