@@ -21,11 +21,13 @@ from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
 from preimage.auditing.page import _limits as page_limits
 from preimage.auditing.parts import Found, Part, parts
+from preimage.classifier import Classifier
 from preimage.cli import main
 from preimage.config import PRESETS, Runtime
 from preimage.errors import PreimageError
 from preimage.ood import baselines
 from preimage.runtime import precision_name
+from preimage.types import ImageSpec
 from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -235,6 +237,36 @@ def test_module_is_audited_with_data_and_left_as_it_was(data):
         other[1].weight.add_(1)
     with pytest.raises(PreimageError, match="another"):
         preimage.audit(other, image=(1, 8, 8), data=data, budget="60s", out="run")
+
+
+def test_settings_beside_a_name_are_put_to_use(data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    torch.save(fitted().state_dict(), "weights.pt")
+    options = {"image": [1, 8, 8], "checkpoint": Path("weights.pt"), "data": data, "budget": "60s"}
+    assert preimage.audit("tiny:build", out="run", **options).record["task"]["works"] == "yes"
+    wrong = preimage.audit("tiny:build", mean=[9], std=[1], out="wrong", **options)
+    assert wrong.record["task"]["works"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("tiny:build", {"class_names": "abc"}, "no class_names beside the name 'tiny:build'"),
+        ("mnist", {"mean": (0.5,)}, "no --mean for 'mnist'"),
+        ("mnist", {"image": (1, 8, 8)}, "no --image for 'mnist'"),
+        ("tiny:build", {"image": (8, 8)}, r"found \(8, 8\); give three"),
+        (None, {"mean": (0.5,)}, "no mean beside a Classifier, which has its own"),
+        (None, {"class_names": "abc"}, "no class_names beside a Classifier"),
+        (None, {"checkpoint": "w.safetensors"}, "no checkpoint beside a Classifier"),
+        (nn.Flatten(), {"checkpoint": "w.safetensors"}, "no checkpoint beside a network"),
+        (nn.Flatten(), {"classes": 3}, "no classes beside a network"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(model, given, said):
+    model = Classifier(tiny.build(), ImageSpec(1, 8, 8)) if model is None else model
+    with pytest.raises(PreimageError, match=said):
+        preimage.audit(model, **given, out="run")
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "5", "five", "5 minutes", "-5m", "1s", "0h"])
