@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import preimage
@@ -61,9 +62,9 @@ def audit(capsys, *more, model="tiny:build", out="run"):
     return status, json.loads(text) if status in (0, 3) else None, " ".join(err.split())
 
 
-def only(monkeypatch, name):
-    """Audits of one part."""
-    chosen = [part for part in parts() if part.name == name]
+def only(monkeypatch, *names):
+    """Audits of these parts."""
+    chosen = [part for part in parts() if part.name in names]
     monkeypatch.setattr(job, "parts", lambda: chosen)
 
 
@@ -542,6 +543,43 @@ def test_held_out_images_stand_in_place_of_a_test_split(capsys, without_parts):
     both, alone = (context.data for context in without_parts)
     assert (both.name, len(both.train), len(both.test)) == ("train.npz", 60, 45)
     assert (alone.name, alone.train, len(alone.test)) == ("held.npz", None, 45)
+
+
+def write_folder(root):
+    """A folder of class folders, below train/ and test/, and one of its files."""
+    for split, seed in (("train", 0), ("test", 1)):
+        images, labels = tiny.bands(60, seed)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = Path(root, split, str(label), f"{i}.jpg")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return Path(root, "train", "1", "1.jpg")
+
+
+def test_one_bad_training_image_is_told_and_costs_what_needs_them_alone(capsys, monkeypatch):
+    only(monkeypatch, "accuracy", "leak")
+    monkeypatch.setattr(leaking, "_steps", lambda *_: 3)
+    bad = write_folder("pictures")
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    status, record, err = audit(capsys, "--data", "pictures")
+    assert status == 0 and state(record, "accuracy")["state"] == "done"
+    assert "what needs training images is left out" in err and "1.jpg" in err
+    for text in (state(record, "leak")["reason"], record["answers"][2]["meaning"]):
+        assert "raining images cannot be read" in text and "1.jpg" in text
+    bad.write_bytes(whole)
+    status, _, err = audit(capsys, "--data", "pictures")
+    assert status == 2 and "no train images" in err and "--overwrite" in err
+    status, record, _ = audit(capsys, "--data", "pictures", "--overwrite")
+    assert "time for 3 steps" in state(record, "leak")["reason"]
+
+
+def test_data_without_training_images_are_no_fault(capsys, monkeypatch):
+    only(monkeypatch, "leak")
+    halves(train=60, test=45)
+    _, record, err = audit(capsys, "--data", "held.npz")
+    assert "name its data set with --data" in state(record, "leak")["reason"]
+    assert "left out" not in err
 
 
 def test_inversion_is_compared_with_the_held_out_images(capsys, monkeypatch):

@@ -51,6 +51,8 @@ class Data:
     split: bool = True
     """Whether `test` is a part of its own; a source without splits gives all of its images, which
     the classifier may have been trained on."""
+    unread: str | None = None
+    """Why its training images could not be read; None where it has none, or they could."""
 
 
 @dataclass

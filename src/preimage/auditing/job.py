@@ -27,7 +27,7 @@ from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
-from preimage.errors import PreimageError
+from preimage.errors import MissingSplitError, PreimageError
 from preimage.files import json_text, text_bytes
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown, same_source
@@ -111,29 +111,35 @@ def _data(command: Audit, classifier: Classifier, judges: Judges, report: Report
         return Data(None, None, None)
     if name is None:
         return Data(command.heldout, None, test)
-    train = _train(command, name, classifier, test, report)
+    train, unread = _train(command, name, classifier, report)
+    if train is not None and _same(train, test):
+        train = None
     if train is not None:
         train = of_classes(train, names, source=name, what="images for --data")
-    return Data(name, train, test, split=test.split != WHOLE or command.heldout is not None)
+    split = test.split != WHOLE or command.heldout is not None
+    return Data(name, train, test, split, unread)
 
 
 def _train(
-    command: Audit, name: str, classifier: Classifier, test: ImageSet, report: Reporter
-) -> ImageSet | None:
-    """None where the source has no training images of its own."""
+    command: Audit, name: str, classifier: Classifier, report: Reporter
+) -> tuple[ImageSet | None, str | None]:
+    """The source's training images, and why they could not be read; neither where it has none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            train = load(name, "train", spec=classifier.spec)
+            return load(name, "train", spec=classifier.spec), None
     except PreimageError as error:
-        if command.heldout is None:
-            return None
-        if command.data is not None:
+        if command.heldout is not None and command.data is not None:
             raise  # with other held-out images there is nothing else to take from it
+        if command.heldout is None and isinstance(error, MissingSplitError):
+            return None, None
         report.warn(f"what needs training images is left out: {error}")
-        return None
-    same = train.images.shape == test.images.shape and bool((train.images == test.images).all())
-    return None if same else train
+        return None, f"its training images cannot be read: {error}"
+
+
+def _same(one: ImageSet, other: ImageSet) -> bool:
+    """Whether a source without splits gave all of its images for both."""
+    return one.images.shape == other.images.shape and bool((one.images == other.images).all())
 
 
 def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, str | None]:
@@ -198,7 +204,8 @@ def _wanting(part: Part, context: Context) -> str | None:
         "evaluator": context.evaluator is not None,
         "name": context.named,
     }
-    return next((MISSING[need] for need in part.needs if not there[need]), None)
+    why = {**MISSING, "train": context.data.unread or MISSING["train"]}
+    return next((why[need] for need in part.needs if not there[need]), None)
 
 
 def _do(part: Part, context: Context, seconds: float) -> dict[str, Any]:
