@@ -94,6 +94,7 @@ def test_audit_answers_all_three(capsys, data):
     page = Path("run", job.PAGE_FILE).read_text()
     assert page.count("<img") > 50 and "Still at work" not in page
     assert record["answers"][2]["answer"].lower() == record["leak"]["verdict"]
+    assert record["leak"]["first_layer"] == "dense"
 
 
 def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monkeypatch):
@@ -485,6 +486,38 @@ def test_parts_work_on_the_device_that_was_asked_for(capsys, data, monkeypatch, 
             job._do(Part("one", "accept", 1.0, (), is_job, work), context, 1.0)
         assert seen == [GPU, torch.device("cpu")]
         assert context.classifier.mean.device.type == "cpu"
+
+
+def convolution():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 64, tiny.CLASSES)
+    return nn.Sequential(*layers).eval()
+
+
+def test_silence_about_a_convolutional_network_is_not_called_good(data, monkeypatch):
+    only(monkeypatch, "leak")
+    monkeypatch.setattr("preimage.leak.verdict.LEVEL", 0.0)  # never "leaks"
+    options = {"image": (1, 8, 8), "data": data, "budget": "60s", "out": "run"}
+    record = preimage.audit(convolution(), **options).record
+    assert record["leak"]["first_layer"] == "other"
+    assert "silence proves little" in record["answers"][2]["meaning"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "layer", "tone", "silent"),
+    [
+        ("no evidence of a leak", "dense", "good", False),
+        ("no evidence of a leak", "other", "unknown", True),
+        ("can't tell", "other", "unknown", True),
+        ("leaks", "other", "bad", False),
+    ],
+)
+def test_the_third_answer_counts_what_the_attack_can_find(verdict, layer, tone, silent):
+    figures = {"verdict": verdict, "first_layer": layer, "p_value": 0.5}
+    figures |= {"reconstructions": 60, "steps": 100, "images_each": 60}
+    part = {"name": "leak", "question": "leak", "reason": None, "figures": figures}
+    answer = job._answers({"leak": part})[2]
+    assert answer.tone == tone and ("silence proves little" in answer.meaning) == silent
 
 
 def test_one_class_is_told():

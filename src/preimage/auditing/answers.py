@@ -161,6 +161,12 @@ def _ood(found: Mapping[str, Any], accept: Mapping[str, Any], why: str) -> Answe
     )
 
 
+_SILENCE = (
+    " It shows no dense layer on the pixels (a convolutional network has none): this attack has "
+    "not been shown to find anything in such a classifier, so its silence proves little."
+)
+
+
 def _leak(found: Mapping[str, Any], why: str) -> Answer:
     question = "Does it leak its training data?"
     verdict = found["verdict"]
@@ -170,13 +176,17 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
     # half of the level, since either of two tests may speak
     if verdict != "leaks" and member is not None and member <= LEVEL / 2:
         return _tells_members(question, found)
-    tones: dict[str, Tone] = {"leaks": "bad", "no evidence of a leak": "good"}
+    silent = verdict != "leaks" and found["first_layer"] == "other"
+    tones: dict[str, Tone] = {
+        "leaks": "bad",
+        "no evidence of a leak": "unknown" if silent else "good",
+    }
     return Answer(
         question,
         str(verdict).capitalize(),
         f"p = {found['p_value']:.3f}",
         "is the chance of such a difference between training and held-out images if it told "
-        "nothing about them.",
+        f"nothing about them.{_SILENCE if silent else ''}",
         f"{found['reconstructions']} reconstructions after {found['steps']} steps, "
         f"{found['images_each']} images on each side.",
         tones.get(verdict, "unknown"),

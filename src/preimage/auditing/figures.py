@@ -114,6 +114,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "unmixed": _count("smaller"),
         "ssim_train": Number(-1.0, 1.0, "smaller"),
         "ssim_control": Number(-1.0, 1.0),
+        "first_layer": Word(("dense", "other")),
         "membership_auroc": _share("smaller"),
         "membership_p_value": _share("larger"),
         "accuracy": _share("larger"),
