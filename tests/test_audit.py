@@ -86,6 +86,8 @@ def test_audit_answers_all_three(capsys, data):
         assert (part["state"] == "done") == (part["reason"] is None)
     assert state(record, "hardening")["state"] == "done"
     assert record["ood"]["hardened_auroc"] is not None
+    hardened = json.loads(Path("run", "hardened", "config.json").read_text(encoding="utf-8"))
+    assert hardened["config"]["harden"]["head"] == "extend"
     kept = json.loads(Path("run", job.RECORD_FILE).read_text())
     assert kept == {name: record[name] for name in kept}
     assert {name: set(record[name]) for name in SECTIONS} == {
@@ -102,6 +104,21 @@ def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monke
     status, record, _ = audit(capsys, "--data", data, "--fail-on", "ood.hardened_auroc<0.5")
     assert status == 3 and "not measured" in record["failed"][0]
     assert "larger --budget" in state(record, "hardening")["reason"]
+
+
+def test_an_exported_program_is_hardened_by_a_head_beside_it(capsys, data, monkeypatch):
+    only(monkeypatch, "hardening", "detection")
+    monkeypatch.setattr(detection, "BASELINES", ("msp",))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(fitted(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=shapes)
+    torch.export.save(program, "net.pt2")
+    status, record, _ = audit(capsys, "--data", data, model="net.pt2")
+    assert status == 0 and state(record, "hardening")["reason"] is None
+    assert record["ood"]["hardened_auroc"] is not None
+    page = " ".join(Path("run", job.PAGE_FILE).read_text(encoding="utf-8").split())
+    assert "garbage class stands beside the classifier" in page
+    settings = json.loads(Path("run", "hardened", "config.json").read_text(encoding="utf-8"))
+    assert settings["config"]["harden"]["head"] == "beside"
 
 
 def test_without_pytorch_ood_its_own_confidence_is_measured_all_the_same(capsys, data, monkeypatch):

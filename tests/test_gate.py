@@ -115,6 +115,13 @@ def test_an_audit_of_before_is_read_though_it_did_not_measure_the_accuracy():
     assert markdown(new, []).count("| Q") == 2 and markdown(old, []).count("| Q") == 1
 
 
+def test_an_audit_is_read_as_utf_8_whatever_the_machine_writes(tmp_path, monkeypatch):
+    file = tmp_path / "audit.json"
+    file.write_text(json.dumps(record(model="Bär"), ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "latin-1")
+    assert read_audit(str(file))["model"] == "Bär"
+
+
 def test_words_of_the_gate_are_those_that_audits_say():
     assert set(VERDICTS) == set(get_args(Answer))
     assert set(BASELINES) == set(baseline_names())

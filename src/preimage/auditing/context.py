@@ -84,7 +84,9 @@ class Context:
     def plan(self) -> dict[str, Any]:
         """All that was chosen so far."""
         path = self.folder.path / _PLAN
-        plan: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        plan: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        )
         return plan
 
     def inner(self, name: str) -> Path:

@@ -26,6 +26,7 @@ from preimage.ood.evaluation import (
     Method,
     Unknown,
 )
+from preimage.ood.heads import Mode, can_extend
 from preimage.ood.synthetic import synthetic_names
 from preimage.ood.threshold import threshold_at
 from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
@@ -47,6 +48,13 @@ _ROUNDS = 2
 """Of inversion, that hardening takes for a classifier that is trained already."""
 
 
+_BESIDE = (
+    "The garbage class stands beside the classifier, in a small network on its features, since "
+    "there is no last linear layer to extend, as in an exported program. The classifier itself "
+    "learned nothing."
+)
+
+
 @part("hardening", "ood", 0.16, needs=("train", "name"), job=True)
 def hardening(context: Context, seconds: float) -> Found:
     """Give the classifier a garbage class, where the time allows; the next part measures it."""
@@ -60,22 +68,23 @@ def hardening(context: Context, seconds: float) -> Found:
             "it; give a larger --budget"
         )
     command = context.command
+    head: Mode = "extend" if can_extend(context.classifier) else "beside"
     result, _ = ood_train_job(
         OodTrain(
             dataset=str(context.data.name),
             seed=command.seed,
             start=Start(**vars(command.model)),
+            harden=HardenConfig(head=head),
             runtime=command.runtime,
             output=Output(out=str(context.inner("hardened"))),
         ),
         context.report,
     )
-    return Found(
-        notes=[
-            f"Hardened for {result['epochs']} epochs with {result['garbage']} images of garbage, "
-            "noise and inversions; no real image of anything else was used."
-        ]
+    note = (
+        f"Hardened for {result['epochs']} epochs with {result['garbage']} images of garbage, "
+        "noise and inversions; no real image of anything else was used."
     )
+    return Found(notes=[note] if head == "extend" else [note, _BESIDE])
 
 
 def _hardening_seconds(context: Context, train: ImageSet) -> float:

@@ -186,7 +186,11 @@ def _part_file(part: Part) -> str:
 def _done(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Parts that an earlier start of this audit came to the end of."""
     files = {part.name: folder.path / _part_file(part) for part in parts()}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    return {
+        name: json.loads(file.read_text(encoding="utf-8"))
+        for name, file in files.items()
+        if file.is_file()
+    }
 
 
 def _allowed(context: Context, part: Part, done: dict[str, Any], left: float) -> float:

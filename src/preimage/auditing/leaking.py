@@ -56,7 +56,7 @@ def leak(context: Context, seconds: float) -> Found:
         context.report,
         classifier=context.classifier,
     )
-    panels = json.loads((folder / PANELS_FILE).read_text())
+    panels = json.loads((folder / PANELS_FILE).read_text(encoding="utf-8"))
     note = (
         f"{config.images} images were looked for in {steps} steps, and compared with "
         f"{record['images_each']} training and as many held-out images."
