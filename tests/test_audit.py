@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import preimage
@@ -21,11 +22,13 @@ from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
 from preimage.auditing.page import _limits as page_limits
 from preimage.auditing.parts import Found, Part, parts
+from preimage.classifier import Classifier
 from preimage.cli import main
 from preimage.config import PRESETS, Runtime
 from preimage.errors import PreimageError
 from preimage.ood import baselines
 from preimage.runtime import precision_name
+from preimage.types import ImageSpec
 from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -59,9 +62,9 @@ def audit(capsys, *more, model="tiny:build", out="run"):
     return status, json.loads(text) if status in (0, 3) else None, " ".join(err.split())
 
 
-def only(monkeypatch, name):
-    """Audits of one part."""
-    chosen = [part for part in parts() if part.name == name]
+def only(monkeypatch, *names):
+    """Audits of these parts."""
+    chosen = [part for part in parts() if part.name in names]
     monkeypatch.setattr(job, "parts", lambda: chosen)
 
 
@@ -83,6 +86,8 @@ def test_audit_answers_all_three(capsys, data):
         assert (part["state"] == "done") == (part["reason"] is None)
     assert state(record, "hardening")["state"] == "done"
     assert record["ood"]["hardened_auroc"] is not None
+    hardened = json.loads(Path("run", "hardened", "config.json").read_text(encoding="utf-8"))
+    assert hardened["config"]["harden"]["head"] == "extend"
     kept = json.loads(Path("run", job.RECORD_FILE).read_text())
     assert kept == {name: record[name] for name in kept}
     assert {name: set(record[name]) for name in SECTIONS} == {
@@ -91,6 +96,7 @@ def test_audit_answers_all_three(capsys, data):
     page = Path("run", job.PAGE_FILE).read_text()
     assert page.count("<img") > 50 and "Still at work" not in page
     assert record["answers"][2]["answer"].lower() == record["leak"]["verdict"]
+    assert record["leak"]["first_layer"] == "dense"
 
 
 def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monkeypatch):
@@ -98,6 +104,21 @@ def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monke
     status, record, _ = audit(capsys, "--data", data, "--fail-on", "ood.hardened_auroc<0.5")
     assert status == 3 and "not measured" in record["failed"][0]
     assert "larger --budget" in state(record, "hardening")["reason"]
+
+
+def test_an_exported_program_is_hardened_by_a_head_beside_it(capsys, data, monkeypatch):
+    only(monkeypatch, "hardening", "detection")
+    monkeypatch.setattr(detection, "BASELINES", ("msp",))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(fitted(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=shapes)
+    torch.export.save(program, "net.pt2")
+    status, record, _ = audit(capsys, "--data", data, model="net.pt2")
+    assert status == 0 and state(record, "hardening")["reason"] is None
+    assert record["ood"]["hardened_auroc"] is not None
+    page = " ".join(Path("run", job.PAGE_FILE).read_text(encoding="utf-8").split())
+    assert "garbage class stands beside the classifier" in page
+    settings = json.loads(Path("run", "hardened", "config.json").read_text(encoding="utf-8"))
+    assert settings["config"]["harden"]["head"] == "beside"
 
 
 def test_without_pytorch_ood_its_own_confidence_is_measured_all_the_same(capsys, data, monkeypatch):
@@ -237,6 +258,36 @@ def test_module_is_audited_with_data_and_left_as_it_was(data):
         preimage.audit(other, image=(1, 8, 8), data=data, budget="60s", out="run")
 
 
+def test_settings_beside_a_name_are_put_to_use(data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    torch.save(fitted().state_dict(), "weights.pt")
+    options = {"image": [1, 8, 8], "checkpoint": Path("weights.pt"), "data": data, "budget": "60s"}
+    assert preimage.audit("tiny:build", out="run", **options).record["task"]["works"] == "yes"
+    wrong = preimage.audit("tiny:build", mean=[9], std=[1], out="wrong", **options)
+    assert wrong.record["task"]["works"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("tiny:build", {"class_names": "abc"}, "no class_names beside the name 'tiny:build'"),
+        ("mnist", {"mean": (0.5,)}, "no --mean for 'mnist'"),
+        ("mnist", {"image": (1, 8, 8)}, "no --image for 'mnist'"),
+        ("tiny:build", {"image": (8, 8)}, r"found \(8, 8\); give three"),
+        (None, {"mean": (0.5,)}, "no mean beside a Classifier, which has its own"),
+        (None, {"class_names": "abc"}, "no class_names beside a Classifier"),
+        (None, {"checkpoint": "w.safetensors"}, "no checkpoint beside a Classifier"),
+        (nn.Flatten(), {"checkpoint": "w.safetensors"}, "no checkpoint beside a network"),
+        (nn.Flatten(), {"classes": 3}, "no classes beside a network"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(model, given, said):
+    model = Classifier(tiny.build(), ImageSpec(1, 8, 8)) if model is None else model
+    with pytest.raises(PreimageError, match=said):
+        preimage.audit(model, **given, out="run")
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("text", ["", "5", "five", "5 minutes", "-5m", "1s", "0h"])
 def test_budget_that_cannot_be_is_told(text):
     with pytest.raises(PreimageError, match="expected a"):
@@ -295,6 +346,66 @@ def test_too_little_memory_for_a_verdict_is_told(capsys, data, monkeypatch):
 
 
 acceptance_steps = acceptance._steps
+
+
+def fitted():
+    images, labels = (torch.from_numpy(part) for part in tiny.bands(120))
+    images = images[:, None].float() / 255
+    return tiny.fit(tiny.build(), lambda _: (images, labels), 60)
+
+
+def test_a_classifier_that_does_its_task_is_told_from_one_that_gets_other_images(data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    options = {"image": (1, 8, 8), "data": data, "budget": "60s"}
+    good = preimage.audit(fitted(), out="good", **options).record
+    assert good["task"]["works"] == "yes" and good["task"]["accuracy"] > 0.9
+    assert good["premise"]["tone"] == "good" and good["task"]["images"] == 60
+    result = preimage.audit(fitted(), mean=(9.0,), out="wrong", **options)
+    assert result.record["task"]["works"] == "no" and result.record["task"]["accuracy"] < 0.5
+    page = " ".join(result.page.read_text(encoding="utf-8").split())
+    assert "does not work on these data: check the normalisation (--mean, --std)" in page
+    assert page.index("does not work") < page.index("What does it accept?")
+
+
+def test_what_does_not_work_is_told_in_the_terminal_and_stops_a_gate(capsys, data, monkeypatch):
+    only(monkeypatch, "accuracy")
+    arguments = ["audit", "tiny:build", *tiny.IMAGE, "--data", data, "--out", "run"]
+    assert main([*arguments, "--fail-on", "task.works==no"]) == 3
+    out, err = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "Does it do its own task?" in out and "too close to guessing" in err
+    assert main([*arguments, "--fail-on", "task.accuracy<0.01"]) == 0  # the figure is recorded
+
+
+class Always(nn.Module):
+    """Names one class whatever it sees."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(64, classes)
+        nn.init.zeros_(self.last.weight)
+        self.last.bias.data = -torch.arange(classes).float()
+
+    def forward(self, images):
+        return self.last(images.flatten(1))
+
+
+def test_naming_the_commonest_class_alone_is_no_work(monkeypatch):
+    only(monkeypatch, "accuracy")
+    images, _ = tiny.bands(200)
+    labels = (np.arange(200) % 10 == 9).astype(int)
+    np.savez("uneven.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = {"image": (1, 8, 8), "data": "uneven.npz", "budget": "60s", "out": "run"}
+    found = preimage.audit(Always(2).eval(), **options).record
+    assert found["task"]["accuracy"] == found["task"]["guessing"] == pytest.approx(0.9)
+    assert found["task"]["works"] == "no"
+
+
+@pytest.mark.parametrize(("works", "tone"), [("no", "unknown"), ("yes", "good")])
+def test_nothing_good_is_said_of_a_classifier_that_does_not_work(works, tone):
+    share = {"noise_share": 0.0, "noise_images": 500, "noise_interval": [0.0, 0.01]}
+    parts = [("accuracy", "task", {"works": works}), ("noise", "accept", share)]
+    done = {n: {"question": q, "reason": None, "figures": f} for n, q, f in parts}
+    assert job._answers(done)[0].tone == tone
 
 
 def test_own_data_as_ood_is_refused(capsys, data):
@@ -394,6 +505,38 @@ def test_parts_work_on_the_device_that_was_asked_for(capsys, data, monkeypatch, 
         assert context.classifier.mean.device.type == "cpu"
 
 
+def convolution():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 64, tiny.CLASSES)
+    return nn.Sequential(*layers).eval()
+
+
+def test_silence_about_a_convolutional_network_is_not_called_good(data, monkeypatch):
+    only(monkeypatch, "leak")
+    monkeypatch.setattr("preimage.leak.verdict.LEVEL", 0.0)  # never "leaks"
+    options = {"image": (1, 8, 8), "data": data, "budget": "60s", "out": "run"}
+    record = preimage.audit(convolution(), **options).record
+    assert record["leak"]["first_layer"] == "other"
+    assert "silence proves little" in record["answers"][2]["meaning"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "layer", "tone", "silent"),
+    [
+        ("no evidence of a leak", "dense", "good", False),
+        ("no evidence of a leak", "other", "unknown", True),
+        ("can't tell", "other", "unknown", True),
+        ("leaks", "other", "bad", False),
+    ],
+)
+def test_the_third_answer_counts_what_the_attack_can_find(verdict, layer, tone, silent):
+    figures = {"verdict": verdict, "first_layer": layer, "p_value": 0.5}
+    figures |= {"reconstructions": 60, "steps": 100, "images_each": 60}
+    part = {"name": "leak", "question": "leak", "reason": None, "figures": figures}
+    answer = job._answers({"leak": part})[2]
+    assert answer.tone == tone and ("silence proves little" in answer.meaning) == silent
+
+
 def test_one_class_is_told():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()
     with pytest.raises(PreimageError, match="class"):
@@ -450,6 +593,43 @@ def test_held_out_images_stand_in_place_of_a_test_split(capsys, without_parts):
     both, alone = (context.data for context in without_parts)
     assert (both.name, len(both.train), len(both.test)) == ("train.npz", 60, 45)
     assert (alone.name, alone.train, len(alone.test)) == ("held.npz", None, 45)
+
+
+def write_folder(root):
+    """A folder of class folders, below train/ and test/, and one of its files."""
+    for split, seed in (("train", 0), ("test", 1)):
+        images, labels = tiny.bands(60, seed)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = Path(root, split, str(label), f"{i}.jpg")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return Path(root, "train", "1", "1.jpg")
+
+
+def test_one_bad_training_image_is_told_and_costs_what_needs_them_alone(capsys, monkeypatch):
+    only(monkeypatch, "accuracy", "leak")
+    monkeypatch.setattr(leaking, "_steps", lambda *_: 3)
+    bad = write_folder("pictures")
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    status, record, err = audit(capsys, "--data", "pictures")
+    assert status == 0 and state(record, "accuracy")["state"] == "done"
+    assert "what needs training images is left out" in err and "1.jpg" in err
+    for text in (state(record, "leak")["reason"], record["answers"][2]["meaning"]):
+        assert "raining images cannot be read" in text and "1.jpg" in text
+    bad.write_bytes(whole)
+    status, _, err = audit(capsys, "--data", "pictures")
+    assert status == 2 and "no train images" in err and "--overwrite" in err
+    status, record, _ = audit(capsys, "--data", "pictures", "--overwrite")
+    assert "time for 3 steps" in state(record, "leak")["reason"]
+
+
+def test_data_without_training_images_are_no_fault(capsys, monkeypatch):
+    only(monkeypatch, "leak")
+    halves(train=60, test=45)
+    _, record, err = audit(capsys, "--data", "held.npz")
+    assert "name its data set with --data" in state(record, "leak")["reason"]
+    assert "left out" not in err
 
 
 def test_inversion_is_compared_with_the_held_out_images(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def _panels():
 
 
 def _audit():
-    from preimage.auditing.answers import answers
+    from preimage.auditing.answers import answers, premise
     from preimage.auditing.page import audit_page
     from preimage.auditing.record import empty_sections
 
@@ -60,6 +61,7 @@ def _audit():
     sections["ood"].update(
         auroc=0.97, auroc_lowest=0.9, sets=["noise"], images_each=10, fpr95=0.1, score="msp"
     )
+    sections["task"].update(accuracy=0.31, accuracy_low=0.25, guessing=0.34, images=400, works="no")
     entry = {
         "name": "inversion",
         "question": "accept",
@@ -81,6 +83,7 @@ def _audit():
         "budget_s": 60.0,
         "seconds": 50.0,
         **sections,
+        "premise": asdict(premise(sections["task"], "")),
         "parts": [entry, {**left, "panels": []}],
         "versions": {"preimage": "0"},
         "hardware": "a machine",

@@ -17,6 +17,7 @@ import tiny
 from preimage.classifier import Classifier
 from preimage.cli import main
 from preimage.digest import classifier_digest, tensors_digest
+from preimage.settings import check_equal
 from preimage.source_code import code_digests
 from preimage.sources import load_classifier
 from preimage.types import ImageSpec
@@ -222,14 +223,23 @@ def test_data_that_changed_since_are_not_answered_for(tmp_path, capsys):
     )
 
 
-def test_a_finished_run_can_be_read_where_the_data_are_gone(tmp_path):
-    data = tiny.write_npz(tmp_path / "set.npz")
-    arguments = tiny.invert_arguments("run", "--data", str(data), "--no-student")
-    assert main(arguments) == 0
-    settings = json.loads(Path("run/config.json").read_text())
-    settings["config"]["images"] = {"test": None}
-    Path("run/config.json").write_text(json.dumps(settings))
-    assert main(arguments) == 0
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({"test": "abc"}, {"test": None}, None),  # what came of it can be read without the data
+        ({}, {"test": "abc"}, None),  # a run of before
+        ({"test": None}, {"test": None}, None),
+        ({"test": None}, {"test": "abc"}, "no test images"),
+        ({"--ood ./a.b": "abc"}, {"--ood ./a.b": "def"}, "other --ood ./a.b images"),
+    ],
+)
+def test_a_run_without_images_that_are_there_now_is_another(there, here, said):
+    pair = [{"kind": "audit", "config": {"images": images}} for images in (there, here)]
+    if said is None:
+        check_equal(*pair, Path("run"))
+        return
+    with pytest.raises(preimage.PreimageError, match=said):
+        check_equal(*pair, Path("run"))
 
 
 def test_a_run_in_other_numbers_is_another(capsys):

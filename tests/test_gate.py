@@ -103,6 +103,25 @@ def test_every_kind_of_figure_fails_where_it_is_missing(text):
     assert outcome(text).failed
 
 
+def test_an_audit_of_before_is_read_though_it_did_not_measure_the_accuracy():
+    old = record()
+    del old["task"]
+    assert check(old, parse(["task.accuracy<0.9"]))[0].failed
+    new = record(task={"accuracy": 0.97, "works": "yes"}, premise=old["answers"][0])
+    found = compare(old, new)
+    assert set(found.only_in_one) == {"task.accuracy", "task.works"} and not found.differences
+    worse = record(task={"accuracy": 0.31, "works": "no"})
+    assert [d.change for d in compare(new, worse).differences] == ["worse", "worse"]
+    assert markdown(new, []).count("| Q") == 2 and markdown(old, []).count("| Q") == 1
+
+
+def test_an_audit_is_read_as_utf_8_whatever_the_machine_writes(tmp_path, monkeypatch):
+    file = tmp_path / "audit.json"
+    file.write_text(json.dumps(record(model="Bär"), ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "latin-1")
+    assert read_audit(str(file))["model"] == "Bär"
+
+
 def test_words_of_the_gate_are_those_that_audits_say():
     assert set(VERDICTS) == set(get_args(Answer))
     assert set(BASELINES) == set(baseline_names())

@@ -254,12 +254,14 @@ def _compare(command: commands.Compare, terminal: Terminal) -> tuple[dict[str, A
 
 
 def _answers(record: dict[str, Any]) -> dict[str, Any]:
-    """The three answers, as a person reads them."""
+    """Whether it does its task, and the three answers, as a person reads them."""
+    from preimage.auditing.record import told
+
     return {
         answer["question"]: " ".join(
             part for part in (f"{answer['answer']}.", answer["figure"], answer["meaning"]) if part
         )
-        for answer in record["answers"]
+        for answer in told(record)
     }
 
 

@@ -10,6 +10,10 @@ class PreimageError(Exception):
     """
 
 
+class MissingSplitError(PreimageError):
+    """A data set has splits, and the one that was asked for is none of them."""
+
+
 class DiskError(PreimageError):
     """A file could not be written: the disk is full or the folder is not writable."""
 

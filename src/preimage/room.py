@@ -112,7 +112,7 @@ def check_room(
 def _available() -> float | None:
     """What Linux counts as available."""
     with suppress(OSError, ValueError, IndexError):
-        for line in _MEMINFO.read_text().splitlines():
+        for line in _MEMINFO.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024.0 * int(line.split()[1])
     return None
@@ -121,6 +121,6 @@ def _available() -> float | None:
 def _left_of_group() -> float | None:
     """What a container has left, where it has a limit."""
     with suppress(OSError, ValueError):
-        most = int((_CGROUP / "memory.max").read_text())
-        return float(most - int((_CGROUP / "memory.current").read_text()))
+        most = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
+        return float(most - int((_CGROUP / "memory.current").read_text(encoding="utf-8")))
     return None

@@ -18,8 +18,9 @@ WEIGHTS = "weights"
 
 IMAGES = "images"
 """Among the settings: what tells the data's content from others of its name, by the set's role; see
-`images_digests`. A set that is not at hand is not compared, so that what came of a finished run can
-be read where the data are not."""
+`images_digests`. A set that is not at hand now is not compared, so that what came of a finished run
+can be read where the data are not. One that was not at hand when the run was made is: the run lacks
+what it would have told."""
 
 EVALUATOR = "evaluator_weights"
 """Among the settings: what tells an evaluator from others of its name. Runs of before have no note
@@ -98,16 +99,22 @@ def check_equal(there: Settings, here: Settings, folder: Path) -> None:
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """What differs, such as "seed 0 instead of 1"; nested settings by their dotted names."""
-    if name.split(".")[0] in _MAY_LACK and (there is None or here is None):
+    untold = there is None or here is None
+    if untold and (name in _MAY_LACK or name.startswith(f"{CODE}.")):
+        return
+    if name.startswith(f"{IMAGES}.") and here is None:
         return
     if isinstance(there, dict) and isinstance(here, dict):
         for key in there.keys() | here.keys():
             dotted = f"{name}.{key}".strip(".")
+            if name == IMAGES and key not in there:
+                continue  # a run of before has no note of this set
             yield from _differences(there.get(key), here.get(key), dotted)
     elif there != here and name in _CLASSIFIERS:
         yield _other_classifier(there, _CLASSIFIERS[name])
     elif there != here and name.startswith(f"{IMAGES}."):
-        yield f"other {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
+        kind = "no" if there is None else "other"
+        yield f"{kind} {name.removeprefix(f'{IMAGES}.')} images under the name of the data"
     elif there != here and name.startswith(f"{CODE}."):
         yield f"other code of {name.removeprefix(f'{CODE}.')}"
     elif there != here:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from preimage.leak.verdict import LEVEL
@@ -12,6 +12,7 @@ Tone = Literal["good", "fair", "bad", "unknown"]
 
 _FEW, _MANY = 0.01, 0.10
 _GOOD_AUROC, _FAIR_AUROC = 0.99, 0.90
+_HALF = 0.5
 _CLEAR_AUROC = 0.75
 """Of telling training images: half of the way from guessing."""
 
@@ -39,11 +40,51 @@ def answers(sections: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, st
         sections: the record's, by question.
         left_out: by question, why it could not be answered; used where it was not.
     """
-    return [
+    found = [
         _accept(sections["accept"], left_out.get("accept", "")),
         _ood(sections["ood"], sections["accept"], left_out.get("ood", "")),
         _leak(sections["leak"], left_out.get("leak", "")),
     ]
+    if sections["task"]["works"] == "no":
+        # nothing good can be said of what was measured on a broken classifier
+        return [replace(one, tone="unknown") if one.tone == "good" else one for one in found]
+    return found
+
+
+_TO_CHECK = (
+    "the normalisation (--mean, --std), the order of the channels (red, green, blue) and the order "
+    "of the classes"
+)
+
+
+def premise(task: Mapping[str, Any], why: str) -> Answer:
+    """Whether the classifier does its own task, without which the three answers are of no use.
+
+    Args:
+        task: the record's section.
+        why: why that was not measured; used where it was not.
+    """
+    question = "Does it do its own task?"
+    accuracy = task["accuracy"]
+    if accuracy is None:
+        return _nothing(question, why)
+    words: tuple[str, Tone] = ("Yes", "good")
+    meaning = f"of {task['images']} test images are put in their own class."
+    if task["works"] == "no":
+        words = ("No", "bad")
+        meaning = (
+            f"of {task['images']} test images are put in their own class, which is too close to "
+            f"guessing ({task['guessing']:.1%}). All other figures are of a classifier that does "
+            f"not work on these data: check {_TO_CHECK}."
+        )
+    elif accuracy < _HALF:
+        words = ("In part", "fair")
+        meaning += f" Where it is known to do better, check {_TO_CHECK}."
+    sureness = (
+        f"At least {task['accuracy_low']:.1%} with 99 % confidence; always naming the commonest "
+        f"class gets {task['guessing']:.1%}."
+    )
+    return Answer(question, words[0], f"{accuracy:.1%}", meaning, sureness, words[1])
 
 
 _ACCEPT = "What does it accept?"
@@ -120,6 +161,12 @@ def _ood(found: Mapping[str, Any], accept: Mapping[str, Any], why: str) -> Answe
     )
 
 
+_SILENCE = (
+    " It shows no dense layer on the pixels (a convolutional network has none): this attack has "
+    "not been shown to find anything in such a classifier, so its silence proves little."
+)
+
+
 def _leak(found: Mapping[str, Any], why: str) -> Answer:
     question = "Does it leak its training data?"
     verdict = found["verdict"]
@@ -129,13 +176,17 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
     # half of the level, since either of two tests may speak
     if verdict != "leaks" and member is not None and member <= LEVEL / 2:
         return _tells_members(question, found)
-    tones: dict[str, Tone] = {"leaks": "bad", "no evidence of a leak": "good"}
+    silent = verdict != "leaks" and found["first_layer"] == "other"
+    tones: dict[str, Tone] = {
+        "leaks": "bad",
+        "no evidence of a leak": "unknown" if silent else "good",
+    }
     return Answer(
         question,
         str(verdict).capitalize(),
         f"p = {found['p_value']:.3f}",
         "is the chance of such a difference between training and held-out images if it told "
-        "nothing about them.",
+        f"nothing about them.{_SILENCE if silent else ''}",
         f"{found['reconstructions']} reconstructions after {found['steps']} steps, "
         f"{found['images_each']} images on each side.",
         tones.get(verdict, "unknown"),

@@ -41,6 +41,8 @@ def audit(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
+    checkpoint: str | Path | None = None,
+    classes: int | None = None,
     data: str | Path | None = None,
     heldout: str | Path | None = None,
     ood: Sequence[str | Path] = (),
@@ -57,10 +59,14 @@ def audit(
     Args:
         model: a module from images (B, C, H, W) to logits (B, K), a :class:`Classifier`, or the
             name of one as on the command line. It is not changed.
-        image: (channels, height, width) of one image, for a plain module.
-        mean: per-channel mean that the plain module's input is centred by, in [0, 1] units.
+        image: (channels, height, width) of one image, for a plain module, or a name whose model
+            does not say.
+        mean: per-channel mean that the input of the plain module or of the named one is centred
+            by, in [0, 1] units.
         std: per-channel standard deviation, likewise.
-        class_names: for a plain module; None names classes by number.
+        class_names: for a plain module alone; None names classes by number.
+        checkpoint: weights for the name of a factory, a torchvision or a timm network.
+        classes: class count of a torchvision or timm network, where it is not the library's own.
         data: data set that the model was trained for; see :func:`preimage.load`.
         heldout: other data of the same kind, in place of the test split.
         ood: data sets of anything else.
@@ -73,13 +79,26 @@ def audit(
         report: hears of progress.
 
     Raises:
-        PreimageError: for a model, data, a budget or a folder that do not fit.
+        PreimageError: for a model, data, a budget or a folder that do not fit, and for a setting
+            that the model decides itself.
     """
-    classifier = None if isinstance(model, str) else _wrapped(model, image, mean, std, class_names)
-    # no bundled classifier's name: its data would be taken for this one's
+    # no bundled classifier's name for a module: its data would be taken for this one's
     name = model if isinstance(model, str) else f"module:{folder_name(type(model).__name__)}"
+    asked = ModelConfig(
+        name,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        image=_shape(image),
+        mean=_numbers(mean),
+        std=_numbers(std),
+        classes=classes,
+    )
+    if isinstance(model, str):
+        _refuse(f"the name '{model}'", _WRAP, class_names=class_names)
+        classifier, config = None, asked
+    else:
+        classifier, config = _wrapped(model, asked, class_names), ModelConfig(name)
     command = Audit(
-        ModelConfig(name),
+        config,
         data=None if data is None else str(data),
         heldout=None if heldout is None else str(heldout),
         ood=tuple(map(str, ood)),
@@ -93,20 +112,49 @@ def audit(
     return AuditResult(record, folder)
 
 
+_WRAP = "give preimage.Classifier(network, ..., class_names=...) in place of the name"
+_ANEW = "wrap the network anew with it, or leave it out"
+_BEFORE = "give the network with its weights in it, or a name that it can be built by"
+
+
 def _wrapped(
-    model: Classifier | nn.Module,
-    image: Sequence[int] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    class_names: Sequence[str] | None,
+    model: Classifier | nn.Module, asked: ModelConfig, class_names: Sequence[str] | None
 ) -> Classifier:
+    of_names = {"checkpoint": asked.checkpoint, "classes": asked.classes}
+    inner = {"image": asked.image, "mean": asked.mean, "std": asked.std, "class_names": class_names}
     if isinstance(model, Classifier):
+        _refuse("a Classifier, which has its own", _ANEW, **inner, **of_names)
         return model
-    if image is None:
+    _refuse("a network, which has its own", _BEFORE, **of_names)
+    if asked.image is None:
         raise PreimageError(
             f"expected the image shape of '{type(model).__name__}', found none; give it as "
             "image=(channels, height, width)"
         )
-    spec = ImageSpec(*image)
+    spec = ImageSpec(*asked.image)
     name = type(model).__name__
-    return Classifier(model, spec, mean=mean, std=std, class_names=class_names, name=name)
+    return Classifier(
+        model, spec, mean=asked.mean, std=asked.std, class_names=class_names, name=name
+    )
+
+
+def _refuse(beside: str, advice: str, **settings: Any) -> None:
+    """Say so when a setting is given that would not be used."""
+    for name, value in settings.items():
+        if value is not None:
+            raise PreimageError(f"expected no {name} beside {beside}, found {value}; {advice}")
+
+
+def _shape(image: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if image is None:
+        return None
+    if len(image) != 3:
+        raise PreimageError(
+            f"expected image=(channels, height, width), found {tuple(image)}; give three numbers"
+        )
+    channels, height, width = image
+    return channels, height, width
+
+
+def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)

@@ -58,7 +58,7 @@ def read_audit(source: str) -> dict[str, Any]:
     file = path / RECORD_FILE if path.is_dir() else path
     record: Any = None
     with suppress(OSError, ValueError):
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
     found = str(record.get("format")) if isinstance(record, dict) else ""
     if found.startswith(_ANY_FORMAT) and found != FORMAT:
         raise PreimageError(

@@ -29,7 +29,7 @@ from preimage.jobs.invert import GENERATOR_FILE
 from preimage.jobs.report import Reporter
 from preimage.loop import batch_room
 from preimage.run import RunFolder
-from preimage.runtime import make_fabric
+from preimage.runtime import make_fabric, stream
 from preimage.types import Sample
 
 MOST_CLASSES = 20
@@ -51,6 +51,8 @@ class Data:
     split: bool = True
     """Whether `test` is a part of its own; a source without splits gives all of its images, which
     the classifier may have been trained on."""
+    unread: str | None = None
+    """Why its training images could not be read; None where it has none, or they could."""
 
 
 @dataclass
@@ -82,7 +84,9 @@ class Context:
     def plan(self) -> dict[str, Any]:
         """All that was chosen so far."""
         path = self.folder.path / _PLAN
-        plan: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        plan: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        )
         return plan
 
     def inner(self, name: str) -> Path:
@@ -179,11 +183,23 @@ class Context:
         return self.inversion.sample(torch.full((count,), label), seed=1 + self.command.seed)
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
+def some(images: ImageSet, most: int, seed: int) -> ImageSet:
+    """At most so many of them, drawn at random."""
+    order = torch.randperm(len(images), generator=stream(seed, "audit known"))
+    return images.subset(order[:most])
+
+
+def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927), by default of 95 %.
+
+    Args:
+        hits: how many of `count` there were.
+        count: 0 gives all of [0, 1].
+        z: its half width in standard deviations.
+    """
     if count == 0:
         return 0.0, 1.0
-    z, share = 1.959964, hits / count
+    share = hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
     half /= 1 + z * z / count

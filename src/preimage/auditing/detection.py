@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from preimage.auditing.context import Context
+from preimage.auditing.context import Context, some
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
@@ -27,11 +26,11 @@ from preimage.ood.evaluation import (
     Method,
     Unknown,
 )
+from preimage.ood.heads import Mode, can_extend
 from preimage.ood.synthetic import synthetic_names
 from preimage.ood.threshold import threshold_at
 from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, strip
 from preimage.panels import Panel, histograms, strips, table
-from preimage.runtime import stream
 from preimage.training import accuracy_on
 
 OWN = Method("msp", "msp")
@@ -49,6 +48,13 @@ _ROUNDS = 2
 """Of inversion, that hardening takes for a classifier that is trained already."""
 
 
+_BESIDE = (
+    "The garbage class stands beside the classifier, in a small network on its features, since "
+    "there is no last linear layer to extend, as in an exported program. The classifier itself "
+    "learned nothing."
+)
+
+
 @part("hardening", "ood", 0.16, needs=("train", "name"), job=True)
 def hardening(context: Context, seconds: float) -> Found:
     """Give the classifier a garbage class, where the time allows; the next part measures it."""
@@ -62,22 +68,23 @@ def hardening(context: Context, seconds: float) -> Found:
             "it; give a larger --budget"
         )
     command = context.command
+    head: Mode = "extend" if can_extend(context.classifier) else "beside"
     result, _ = ood_train_job(
         OodTrain(
             dataset=str(context.data.name),
             seed=command.seed,
             start=Start(**vars(command.model)),
+            harden=HardenConfig(head=head),
             runtime=command.runtime,
             output=Output(out=str(context.inner("hardened"))),
         ),
         context.report,
     )
-    return Found(
-        notes=[
-            f"Hardened for {result['epochs']} epochs with {result['garbage']} images of garbage, "
-            "noise and inversions; no real image of anything else was used."
-        ]
+    note = (
+        f"Hardened for {result['epochs']} epochs with {result['garbage']} images of garbage, "
+        "noise and inversions; no real image of anything else was used."
     )
+    return Found(notes=[note] if head == "extend" else [note, _BESIDE])
 
 
 def _hardening_seconds(context: Context, train: ImageSet) -> float:
@@ -96,7 +103,7 @@ def detection(context: Context, seconds: float) -> Found:
     """AUROC and FPR95 of the classifier's own confidence, of baselines and of the hardened one."""
     known = context.data.test
     assert known is not None
-    known = _some(known, _room(context, seconds), context.command.seed)
+    known = some(known, _room(context, seconds), context.command.seed)
     # what still shows its class is no mistake to take for it
     by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
@@ -140,11 +147,6 @@ def _room(context: Context, seconds: float) -> int:
     )
 
 
-def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
-    order = torch.randperm(len(images), generator=stream(seed, "audit known"))
-    return images.subset(order[:most])
-
-
 def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     """Who scores, and sentences on who does not."""
     # without training images nothing can be fitted; the test images must not stand in for them
@@ -153,7 +155,7 @@ def _judges(context: Context) -> tuple[list[Judge], list[str]]:
     stand_in = train if train is not None else context.data.test
     assert stand_in is not None
     fitted = Fitted(
-        context.classifier, _some(stand_in, 5000, context.command.seed), context.command.seed
+        context.classifier, some(stand_in, 5000, context.command.seed), context.command.seed
     )
     scorers, left_out = fit_baselines(names, fitted)
     notes = [

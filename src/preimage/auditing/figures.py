@@ -56,6 +56,13 @@ def _count(better: Better | None = None) -> Number:
 VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
 
 SECTIONS: dict[str, dict[str, Figure]] = {
+    "task": {
+        "accuracy": _share("larger"),
+        "accuracy_low": _share("larger"),
+        "guessing": _share(),
+        "images": _count(),
+        "works": Word(("yes", "no"), ranked=True),
+    },
     "accept": {
         "inversion_accuracy": _share(),
         "evaluator_accuracy": _share(),
@@ -107,6 +114,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "unmixed": _count("smaller"),
         "ssim_train": Number(-1.0, 1.0, "smaller"),
         "ssim_control": Number(-1.0, 1.0),
+        "first_layer": Word(("dense", "other")),
         "membership_auroc": _share("smaller"),
         "membership_p_value": _share("larger"),
         "membership_loss_auroc": _share("smaller"),
@@ -116,7 +124,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "steps": _count(),
     },
 }
-"""Sections of the record, one a question, and the figures in each."""
+"""Sections of the record, the classifier's own task and one a question, and the figures in each."""
 
 GIVEN: dict[str, Figure] = {
     "model": Word(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preimage.auditing.figures import Figure, Number, Other, Word, figures
-from preimage.auditing.record import value_of
+from preimage.auditing.record import told, value_of
 from preimage.errors import PreimageError
 
 Value = float | str
@@ -86,7 +86,7 @@ def junit(outcomes: Sequence[Outcome], name: str) -> str:
 
 
 def markdown(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """A short summary: the three answers, and the conditions where there are some."""
+    """A short summary: its accuracy, the three answers, and the conditions where there are some."""
     lines = [
         f"# Audit of {_cell(record['model'])}",
         "",
@@ -95,7 +95,7 @@ def markdown(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
         *(
             f"| {_cell(a['question'])} | {_cell(a['answer'])} "
             f"| {_cell(a['figure'])} {_cell(a['meaning'])} |"
-            for a in record["answers"]
+            for a in told(record)
         ),
     ]
     if outcomes:

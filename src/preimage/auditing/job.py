@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from preimage.auditing import acceptance, detection, evidence, leaking  # noqa: F401 (they register parts)
-from preimage.auditing.answers import Answer, answers
+from preimage.auditing import acceptance, accuracy, detection, evidence, leaking  # noqa: F401 (they register parts)
+from preimage.auditing.answers import Answer, answers, premise
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.context import Context, Data
 from preimage.auditing.page import audit_page
@@ -27,7 +27,7 @@ from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
-from preimage.errors import PreimageError
+from preimage.errors import MissingSplitError, PreimageError
 from preimage.files import json_text, text_bytes
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown, same_source
@@ -42,7 +42,7 @@ from preimage.training import one_device
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
 _INNER = ("inversion", "hardened", "leak")
-_DECIDING = ("noise", "detection", "leak")
+_DECIDING = ("accuracy", "noise", "detection", "leak")
 """Parts without which a question has no answer, one of each."""
 
 
@@ -113,29 +113,35 @@ def _data(command: Audit, classifier: Classifier, judges: Judges, report: Report
         return Data(None, None, None)
     if name is None:
         return Data(command.heldout, None, test)
-    train = _train(command, name, classifier, test, report)
+    train, unread = _train(command, name, classifier, report)
+    if train is not None and _same(train, test):
+        train = None
     if train is not None:
         train = of_classes(train, names, source=name, what="images for --data")
-    return Data(name, train, test, split=test.split != WHOLE or command.heldout is not None)
+    split = test.split != WHOLE or command.heldout is not None
+    return Data(name, train, test, split, unread)
 
 
 def _train(
-    command: Audit, name: str, classifier: Classifier, test: ImageSet, report: Reporter
-) -> ImageSet | None:
-    """None where the source has no training images of its own."""
+    command: Audit, name: str, classifier: Classifier, report: Reporter
+) -> tuple[ImageSet | None, str | None]:
+    """The source's training images, and why they could not be read; neither where it has none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            train = load(name, "train", spec=classifier.spec)
+            return load(name, "train", spec=classifier.spec), None
     except PreimageError as error:
-        if command.heldout is None:
-            return None
-        if command.data is not None:
+        if command.heldout is not None and command.data is not None:
             raise  # with other held-out images there is nothing else to take from it
+        if command.heldout is None and isinstance(error, MissingSplitError):
+            return None, None
         report.warn(f"what needs training images is left out: {error}")
-        return None
-    same = train.images.shape == test.images.shape and bool((train.images == test.images).all())
-    return None if same else train
+        return None, f"its training images cannot be read: {error}"
+
+
+def _same(one: ImageSet, other: ImageSet) -> bool:
+    """Whether a source without splits gave all of its images for both."""
+    return one.images.shape == other.images.shape and bool((one.images == other.images).all())
 
 
 def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, str | None]:
@@ -182,7 +188,11 @@ def _part_file(part: Part) -> str:
 def _done(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Parts that an earlier start of this audit came to the end of."""
     files = {part.name: folder.path / _part_file(part) for part in parts()}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    return {
+        name: json.loads(file.read_text(encoding="utf-8"))
+        for name, file in files.items()
+        if file.is_file()
+    }
 
 
 def _allowed(context: Context, part: Part, done: dict[str, Any], left: float) -> float:
@@ -200,7 +210,8 @@ def _wanting(part: Part, context: Context) -> str | None:
         "evaluator": context.evaluator is not None,
         "name": context.named,
     }
-    return next((MISSING[need] for need in part.needs if not there[need]), None)
+    why = {**MISSING, "train": context.data.unread or MISSING["train"]}
+    return next((why[need] for need in part.needs if not there[need]), None)
 
 
 def _do(part: Part, context: Context, seconds: float) -> dict[str, Any]:
@@ -238,13 +249,22 @@ def _sections(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _answers(done: dict[str, dict[str, Any]]) -> list[Answer]:
+    return answers(_sections(done), _reasons(done))
+
+
+def _premise(done: dict[str, dict[str, Any]]) -> Answer:
+    return premise(_sections(done)["task"], _reasons(done).get("task", ""))
+
+
+def _reasons(done: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """By question, why the part that decides it found nothing."""
     why: dict[str, str] = {}
     for name in _DECIDING:
         entry = done.get(name)
         if entry is not None and entry["reason"] is not None:
             text = entry["reason"]
             why[entry["question"]] = f"{text[0].upper()}{text[1:]}."
-    return answers(_sections(done), why)
+    return why
 
 
 def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) -> dict[str, Any]:
@@ -263,6 +283,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "seed": context.command.seed,
         "budget_s": budget,
         "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),
+        "premise": asdict(_premise(done)),
         "answers": [asdict(answer) for answer in _answers(done)],
         **_sections(done),
         "parts": [{name: entry[name] for name in kept} for entry in done.values()],

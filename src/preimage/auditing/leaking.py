@@ -9,9 +9,11 @@ from preimage.auditing.budget import leak_images
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.auditing.reconstructed import leak_figures
+from preimage.classifier import frozen
 from preimage.commands import Control, Output, Reconstruct
 from preimage.config import ReconstructConfig
 from preimage.jobs.reconstruct import PANELS_FILE, reconstruct_job
+from preimage.leak.first_layer import first_layer
 from preimage.leak.reconstruction import images_room
 from preimage.leak.verdict import FEWEST
 
@@ -54,12 +56,19 @@ def leak(context: Context, seconds: float) -> Found:
         context.report,
         classifier=context.classifier,
     )
-    panels = json.loads((folder / PANELS_FILE).read_text())
+    panels = json.loads((folder / PANELS_FILE).read_text(encoding="utf-8"))
     note = (
         f"{config.images} images were looked for in {steps} steps, and compared with "
         f"{record['images_each']} training and as many held-out images."
     )
-    return Found(leak_figures(record, asdict(config)), panels, [note])
+    figures = {**leak_figures(record, asdict(config)), "first_layer": _first_layer(context)}
+    return Found(figures, panels, [note])
+
+
+def _first_layer(context: Context) -> str:
+    """Whether training images can come out of the weights, or be told by them, at all."""
+    with frozen(context.classifier):
+        return "other" if first_layer(context.classifier) is None else "dense"
 
 
 def _images(context: Context) -> int:

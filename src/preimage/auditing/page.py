@@ -1,4 +1,4 @@
-"""The audit's page: three answers, the evidence, and how it was made."""
+"""The audit's page: whether the classifier does its task, three answers, and the evidence."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def audit_page(
         "audit.html",
         title=f"Audit of {record['model']}",
         record=record,
-        answers=answers,
+        premise=record.get("premise"),
+        answers=list(answers),
         waiting=waiting,
         sections=[_section(name, record, entries) for name in _TITLES],
         limits=_limits(record),

@@ -13,7 +13,8 @@ from preimage.panels import Panel
 if TYPE_CHECKING:
     from preimage.auditing.context import Context
 
-Question = Literal["accept", "ood", "leak"]
+Question = Literal["task", "accept", "ood", "leak"]
+"""Three that are answered, and before them whether the classifier does its task at all."""
 Need = Literal["train", "test", "evaluator", "name"]
 
 MISSING: dict[Need, str] = {
@@ -60,7 +61,7 @@ class Part:
     work: Work
 
 
-_QUESTIONS = ("accept", "ood", "leak")
+_QUESTIONS = ("task", "accept", "ood", "leak")
 _PARTS: dict[str, Part] = {}
 
 

@@ -30,6 +30,15 @@ def fill(section: dict[str, Any], figures: Mapping[str, Any]) -> None:
 
 
 def value_of(record: Mapping[str, Any], name: str) -> Any:
-    """A figure by its name, such as "ood.auroc"; None where it was not measured."""
+    """A figure by its name, such as "ood.auroc"; None where it was not measured.
+
+    An audit of an earlier version may lack whole sections.
+    """
     section, _, own = name.rpartition(".")
-    return (record[section] if section else record).get(own)
+    return (record.get(section, {}) if section else record).get(own)
+
+
+def told(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a person reads: whether it does its task, where that is recorded, and the answers."""
+    first = record.get("premise")
+    return [*([first] if first else []), *record["answers"]]

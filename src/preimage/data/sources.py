@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preimage.data.imageset import ImageSet
-from preimage.errors import PreimageError
+from preimage.errors import MissingSplitError
 from preimage.types import ImageSpec
 
 WHOLE = "all"
@@ -68,7 +68,7 @@ def choose_split(wanted: str, existing: Iterable[str], where: str) -> str:
     wish, and one without a test split its validation split for "test", with a warning.
 
     Raises:
-        PreimageError: listing the splits that exist, when the wanted one does not.
+        MissingSplitError: listing the splits that exist, when the wanted one does not.
     """
     names = list(existing)
     if names == [WHOLE]:
@@ -82,7 +82,7 @@ def choose_split(wanted: str, existing: Iterable[str], where: str) -> str:
                 f"{where} has no test split, so its {name} split stands for it", stacklevel=2
             )
             return name
-    raise PreimageError(
+    raise MissingSplitError(
         f"{where} has no split {wanted!r}: ask for one of {', '.join(sorted(names))}"
     )
 

@@ -35,6 +35,13 @@ def with_garbage(classifier: Classifier, mode: Mode) -> Classifier:
     return _MODES[mode](classifier)
 
 
+def can_extend(classifier: Classifier) -> bool:
+    """Whether :func:`with_garbage` can extend it: its logits come straight from a linear layer."""
+    layer = classifier.feature_layer
+    module = classifier.network.get_submodule(layer) if layer else None
+    return isinstance(module, nn.Linear) and _gives_logits(classifier)
+
+
 def extend(classifier: Classifier) -> Classifier:
     """As :func:`with_garbage` with "extend"; the new row of weights starts at zero."""
     network = copy.deepcopy(classifier.network)
@@ -114,13 +121,13 @@ def _last_layer(classifier: Classifier, network: nn.Module) -> nn.Linear:
     """The linear layer in `network`, a copy of the classifier's, that the logits come from."""
     layer = classifier.feature_layer
     module = network.get_submodule(layer) if layer else None
-    if not isinstance(module, nn.Linear) or not _gives_logits(classifier):
+    if not can_extend(classifier):
         raise PreimageError(
             f"expected the logits of '{classifier.name}' to come straight from its last linear "
             f"layer, found {type(module).__name__}; put the garbage class next to it with --head "
             "beside"
         )
-    return module
+    return cast(nn.Linear, module)
 
 
 @torch.no_grad()
