@@ -234,10 +234,10 @@ def test_thousand_classes_leave_a_small_page(monkeypatch):
     assert "980 more classes are not shown" in page
 
 
-def test_names_with_markup_come_out_as_text(data):
+@pytest.mark.parametrize("model", [tiny.build(), "tiny:build"])
+def test_names_with_markup_come_out_as_text(model):
     names = ["<script>alert(1)</script>", "b", "c"]
-    network = tiny.build()
-    result = preimage.audit(network, image=(1, 8, 8), class_names=names, budget="60s", out="run")
+    result = preimage.audit(model, image=(1, 8, 8), class_names=names, budget="60s", out="run")
     page = result.page.read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
@@ -270,7 +270,13 @@ def test_settings_beside_a_name_are_put_to_use(data, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [
-        ("tiny:build", {"class_names": "abc"}, "no class_names beside the name 'tiny:build'"),
+        ("tiny:build", {"class_names": ["a,b", "c", "d"]}, "class names without commas"),
+        (
+            "tiny:build",
+            {"class_names": "ab", "image": (1, 8, 8)},
+            "expected 3 different class names",
+        ),
+        ("mnist", {"class_names": "0123456789"}, "no --class-names for 'mnist'"),
         ("mnist", {"mean": (0.5,)}, "no --mean for 'mnist'"),
         ("mnist", {"image": (1, 8, 8)}, "no --image for 'mnist'"),
         ("tiny:build", {"image": (8, 8)}, r"found \(8, 8\); give three"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def audit(
         mean: per-channel mean that the input of the plain module or of the named one is centred
             by, in [0, 1] units.
         std: per-channel standard deviation, likewise.
-        class_names: for a plain module alone; None names classes by number.
+        class_names: one for each output, for a plain module or a name whose model does not say;
+            None names classes by number.
         checkpoint: weights for the name of a factory, a torchvision or a timm network.
         classes: class count of a torchvision or timm network, where it is not the library's own.
         data: data set that the model was trained for; see :func:`preimage.load`.
@@ -93,8 +94,7 @@ def audit(
         classes=classes,
     )
     if isinstance(model, str):
-        _refuse(f"the name '{model}'", _WRAP, class_names=class_names)
-        classifier, config = None, asked
+        classifier, config = None, replace(asked, class_names=_listed(class_names))
     else:
         classifier, config = _wrapped(model, asked, class_names), ModelConfig(name)
     command = Audit(
@@ -112,7 +112,6 @@ def audit(
     return AuditResult(record, folder)
 
 
-_WRAP = "give preimage.Classifier(network, ..., class_names=...) in place of the name"
 _ANEW = "wrap the network anew with it, or leave it out"
 _BEFORE = "give the network with its weights in it, or a name that it can be built by"
 
@@ -154,6 +153,18 @@ def _shape(image: Sequence[int] | None) -> tuple[int, int, int] | None:
         )
     channels, height, width = image
     return channels, height, width
+
+
+def _listed(names: Sequence[str] | None) -> str | None:
+    """As --class-names takes them."""
+    if names is None:
+        return None
+    if any("," in name for name in names):
+        raise PreimageError(
+            "expected class names without commas beside a model's name, found some with; give "
+            "preimage.Classifier(network, ..., class_names=...) in place of the name"
+        )
+    return ",".join(names)
 
 
 def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
