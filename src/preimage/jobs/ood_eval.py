@@ -18,6 +18,7 @@ from preimage.files import text_bytes
 from preimage.jobs.measure import own_data
 from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
+from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
 from preimage.ood.eval_page import View, evaluation_page, mistakes
@@ -30,6 +31,7 @@ from preimage.ood.evaluation import (
     Method,
 )
 from preimage.ood.synthetic import synthetic_names
+from preimage.ood.threshold import TPR
 from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
 from preimage.settings import IMAGES, WEIGHTS
@@ -37,7 +39,6 @@ from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
-_TPR = 0.99
 _NO_SPLITS = (
     "it is fitted to training images, and the data have none apart from the test images; give data "
     "with splits"
@@ -88,17 +89,18 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
     unknown = check_unknown(command.ood, spec)
+    digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
-    names = ("model", "id", "ood", "synthetic", "plain", "baselines", "most", "seed")
+    names = ("model", "id", "ood", "synthetic", "plain", "baselines", "tpr", "most", "seed")
     settings = {
         **{name: getattr(command, name) for name in names},
-        WEIGHTS: subjects.digest,
+        WEIGHTS: digest,
         IMAGES: images_digests(known=known) | unknown,
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
             folder.rewind(0)
-            result, text = _measure(command, subjects, known, report)
+            result, text = _measure(command, subjects, known, tpr, report)
             folder.write(PAGE_FILE, text_bytes(text))
             folder.finish(result)
         return folder.metrics(), path
@@ -128,6 +130,7 @@ def _id(command: OodEval) -> str:
 def _check(command: OodEval) -> None:
     if command.most < 2:
         raise PreimageError(f"expected --most of at least 2, found {command.most}; raise it")
+    check_tpr(command.tpr)
     same = [name for name in command.ood if same_source(name, _id(command))]
     if same:
         raise PreimageError(
@@ -173,6 +176,28 @@ def _subjects(command: OodEval, report: Reporter) -> _Subjects:
     return _Subjects(None, load_classifier(command.model))
 
 
+def _set_tpr(command: OodEval, detector: Detector | None) -> float:
+    """The share of known images that thresholds let through, the detector's being set to it.
+
+    Older detector files do not tell theirs; the run folder that they lie in does.
+    """
+    if command.tpr is not None:
+        if detector is not None:
+            detector.set_tpr(command.tpr)
+        return command.tpr
+    if detector is None:
+        return TPR
+    return detector.tpr or _tpr_of_run(Path(command.model)) or TPR
+
+
+def _tpr_of_run(path: Path) -> float | None:
+    try:
+        run = RunFolder.open(path if path.is_dir() else path.parent, "ood train")
+    except PreimageError:  # a detector file may lie anywhere
+        return None
+    return float(run.settings["config"]["tpr"])
+
+
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:
     """The classifier without garbage; None where there is none, and a warning if one was needed."""
     if command.plain is None and isinstance(detector.recipe, FromModel):
@@ -198,13 +223,15 @@ def _measure(
     command: OodEval,
     subjects: _Subjects,
     known: ImageSet,
+    tpr: float,
     report: Reporter,
 ) -> tuple[dict[str, Any], str]:
     judges, left_out = _judges(command, subjects, report)
-    evaluation = Evaluation(known, judges, _TPR)
+    evaluation = Evaluation(known, judges, tpr)
     shared = {
         "id": command.id,
         "seed": command.seed,
+        "tpr": tpr,
         "id_accuracy": _accuracy(subjects.detector, known),
         "id_accuracy_plain": accuracy_on(subjects.plain, known) if subjects.plain else None,
         "hardware": hardware_name(),

@@ -22,7 +22,7 @@ from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
-from preimage.ood.threshold import threshold_at, threshold_of_films
+from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
 from preimage.tensors import below, pack, unpack
 from preimage.types import ImageSpec
@@ -37,7 +37,8 @@ FEWEST = 4
 """Images that a detector can be fitted to, at least."""
 _ROUNDING = 1e-3
 """How far beyond [0, 1] a pixel may lie: resizing leaves such traces."""
-_NETWORK, _LAYERS, _NEARNESS = "network.", "layers.", "nearness."
+_NETWORK, _LAYERS, _NEARNESS, _HELD_OUT = "network.", "layers.", "nearness.", "held_out."
+_SCORES, _FILMS = "scores.", "films"
 
 
 class Recipe(Protocol):
@@ -118,7 +119,11 @@ class Detector:
         self.classifier, self.score, self.recipe = classifier, score, recipe
         self.thresholds: dict[str, float] = {}
         """By the name of the score, where images begin to be out-of-distribution."""
+        self.tpr: float | None = None
+        """Share of held-out images that the thresholds let through; None before :meth:`fit`, and
+        where an older file does not tell."""
         find_score(score)
+        self._held_out: HeldOut | None = None
         self._layers, self._nearness = LayerDistance(), Nearness()
         self._gauge: Gauge | None = None
 
@@ -140,7 +145,7 @@ class Detector:
     def fit(
         self,
         known: Images,
-        tpr: float = 0.99,
+        tpr: float = TPR,
         reference: Images | None = None,
         unfamiliar: Images | None = None,
         films: Tensor | None = None,
@@ -165,10 +170,7 @@ class Detector:
             PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], a
                 share that is out of range, or another number of films' numbers than of images.
         """
-        if not 0 < tpr <= 1:
-            raise PreimageError(
-                f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
-            )
+        _check_share(tpr)
         all_known = self._look_at(known)
         if reference is None:
             usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
@@ -180,16 +182,46 @@ class Detector:
         self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
         # never on the reference: each of its images is its own nearest neighbour
         chosen = held_out if unfamiliar is None else self._look_at(unfamiliar)
-        film = _of_films(films, len(chosen.logits))
+        films = _of_films(films, len(chosen.logits))
         measured = self._measures(chosen)
         self._gauge = Gauge.of(measured)
         evidence = _evidence(self._gauge, chosen, measured)
-        for name in score_names():
-            scores = judged(name, evidence)
-            self.thresholds[name] = float(
-                threshold_at(scores, tpr) if film is None else threshold_of_films(scores, film, tpr)
-            )
+        self._held_out = HeldOut({name: judged(name, evidence) for name in score_names()}, films)
+        return self.set_tpr(tpr)
+
+    @property
+    def can_set_tpr(self) -> bool:
+        """Whether the scores of the held-out images are known, which older files do not keep."""
+        return self._held_out is not None
+
+    def set_tpr(self, tpr: float) -> Detector:
+        """Choose all thresholds anew, from the scores of the held-out images of :meth:`fit`.
+
+        Args:
+            tpr: share of them that is to count as in-distribution, in (0, 1].
+
+        Raises:
+            PreimageError: as :meth:`thresholds_at`; the thresholds then stay as they were.
+        """
+        self.thresholds, self.tpr = self.thresholds_at(tpr), tpr
         return self
+
+    def thresholds_at(self, tpr: float) -> dict[str, float]:
+        """What :attr:`thresholds` would be for another share, in (0, 1].
+
+        Raises:
+            PreimageError: for a share that is out of range, or where the scores of the held-out
+                images are not known: before :meth:`fit`, and of a file from before they were kept.
+        """
+        _check_share(tpr)
+        self._fitted()
+        if self._held_out is None:
+            raise PreimageError(
+                "expected the scores of held-out images, from which another true positive rate "
+                "(--tpr) sets the thresholds, found a detector file from before they were kept; "
+                "train the detector anew with `preimage ood train`"
+            )
+        return self._held_out.thresholds(tpr)
 
     def predict(self, images: Tensor) -> Tensor:
         """Scores (B,) of images (B, C, H, W) in [0, 1], on the CPU.
@@ -288,10 +320,13 @@ class Detector:
             "thresholds": json.dumps(self.thresholds),
             "gauge": json.dumps(self._fitted()),
         }
+        if self.tpr is not None:
+            header["tpr"] = json.dumps(self.tpr)
         state = {
             **{_NETWORK + name: t for name, t in self.classifier.network.state_dict().items()},
             **{_LAYERS + name: t for name, t in self._layers.state_dict().items()},
             **{_NEARNESS + name: t for name, t in self._nearness.state_dict().items()},
+            **{_HELD_OUT + name: t for name, t in _packed(self._held_out).items()},
         }
         return pack({name: t.detach().cpu().contiguous() for name, t in state.items()}, header)
 
@@ -325,11 +360,34 @@ class Detector:
         detector._gauge = Gauge(*map(tuple, json.loads(header["gauge"])))
         detector._layers.load_state_dict(below(_LAYERS, state))
         detector._nearness.load_state_dict(below(_NEARNESS, state))
+        detector._held_out = _unpacked(below(_HELD_OUT, state))
+        detector.tpr = json.loads(header.get("tpr", "null"))
         return detector
 
 
 def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
     return Evidence(seen.logits, *gauge(measured).float().unbind(1))
+
+
+def _check_share(tpr: float) -> None:
+    if not 0 < tpr <= 1:
+        raise PreimageError(
+            f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
+        )
+
+
+def _packed(held_out: HeldOut | None) -> dict[str, Tensor]:
+    """Tensors by name, for :func:`_unpacked`."""
+    if held_out is None:
+        return {}
+    films = {} if held_out.films is None else {_FILMS: held_out.films}
+    return {**{f"{_SCORES}{name}": t for name, t in held_out.scores.items()}, **films}
+
+
+def _unpacked(state: dict[str, Tensor]) -> HeldOut | None:
+    """None of a file from before the scores were kept."""
+    scores = below(_SCORES, state)
+    return HeldOut(scores, state.get(_FILMS)) if scores else None
 
 
 def _of_films(films: Tensor | None, images: int) -> Tensor | None:
