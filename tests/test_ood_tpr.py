@@ -108,6 +108,48 @@ def test_score_and_eval_take_a_share_without_training_again(capsys, shared):
     assert status == 2 and "tpr 0.6 instead of null" in said and "weights" not in said
 
 
+def test_eval_records_the_shares_at_98_and_those_of_the_largest_logit(capsys, shared, old):
+    status, out, err = evaluate(
+        capsys,
+        shared,
+        *("--no-synthetic", "--ood", shared / "other", "--plain", shared / "plain"),
+        *("--baselines", "energy", "--tpr", "0.98", "--most", "90"),
+    )
+    assert status == 0, err
+    records = json.loads(out)["records"]
+    for record in records:
+        for name in ("garbage_share", "id_garbage_share"):
+            assert record[f"{name}_98"] == record[name]
+    spec = Detector.load(shared / "hard").spec
+    known = load(str(shared / "bands.npz"), "test")
+    other = load(str(shared / "other"), "test", spec=spec, labelled=False)
+    classifier = Detector.load(shared / "hard").classifier.eval()
+    for name, images in (("id_argmax_share", known), ("argmax_share", other)):
+        right = float((classifier(images.floats()).logits.argmax(1) == 3).double().mean())
+        shares = {r["method"]: r[name] for r in records}
+        assert shares == {"preimage": pytest.approx(right), "energy": None}
+    assert "the classifier itself puts in garbage" in (Path("eval") / "ood.html").read_text()
+    # at another share the two thresholds differ; a file that keeps no scores has the one alone
+    for model, more in ((shared / "hard", ("--tpr", "0.6")), (old, ())):
+        status, out, err = run(
+            capsys,
+            *("ood", "eval", model, "--id", shared / "bands.npz", "--ood", shared / "other"),
+            *("--no-synthetic", "--json", "--out", f"eval-of-{model.name}", *more),
+        )
+        assert status == 0, err
+        (ours,) = (r for r in json.loads(out)["records"] if r["score"] == "combined")
+        assert (ours["id_garbage_share_98"] is not None) == (model != old)
+        if model != old:
+            assert ours["id_garbage_share_98"] < ours["id_garbage_share"]
+    status, out, _ = run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--ood", shared / "other"),
+        *("--no-synthetic", "--out", "eval-of-hard", "--tpr", "0.6"),
+    )
+    assert status == 0 and "Beyond one that lets 98 % through" in out
+    assert "Put in garbage by the classifier itself" in out
+
+
 @pytest.mark.parametrize("command", ["score", "eval"])
 def test_a_share_that_cannot_be_had_is_one_sentence(capsys, shared, old, command):
     for model, tpr, said in (

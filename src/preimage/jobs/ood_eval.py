@@ -39,6 +39,13 @@ from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
+_COMBINED = Method(OURS, "combined")
+_SHARES = {
+    "garbage_share": "Beyond the threshold",
+    "garbage_share_98": "Beyond one that lets 98 % through",
+    "argmax_share": "Put in garbage by the classifier itself",
+}
+"""What shares of the images are called, by their field of a record."""
 _NO_SPLITS = (
     "it is fitted to training images, and the data have none apart from the test images; give data "
     "with splits"
@@ -118,6 +125,13 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         own = [r for r in records if (r["method"], r["score"]) == method]
         name = " ".join(dict.fromkeys(method))
         shown[f"AUROC, {name}"] = ", ".join(f"{r['ood']} {r['auroc']:.3f}" for r in own)
+    ours = [r for r in records if (r["method"], r["score"]) == _COMBINED]
+    for field, name in _SHARES.items():
+        # a finished run may be from before a share was measured
+        if ours and ours[0].get(field) is not None:
+            shown[name] = ", ".join(
+                f"{r['ood']} {r[field]:.1%} (known {r[f'id_{field}']:.1%})" for r in ours
+            )
     return shown
 
 
@@ -294,8 +308,7 @@ def _main_method(judges: list[Judge]) -> Method:
         raise PreimageError(
             "expected something to measure, found no method left; the notes above say why"
         )
-    combined = Method(OURS, "combined")
-    return combined if combined in methods else methods[0]
+    return _COMBINED if _COMBINED in methods else methods[0]
 
 
 def _threshold(judges: list[Judge], method: Method) -> float | None:

@@ -30,6 +30,15 @@ _FAIRNESS = (
 )
 
 
+SHARES = {
+    "garbage_share_98": "Unknown images beyond a threshold that lets 98 % through",
+    "id_garbage_share_98": "Known images beyond that",
+    "argmax_share": "Unknown images that the classifier itself puts in garbage",
+    "id_argmax_share": "Known images that it does",
+}
+"""What the figures of a record are called that not every evaluation has."""
+
+
 class View(NamedTuple):
     """What the page shows of one set of unknown images."""
 
@@ -120,6 +129,9 @@ def _facts(result: Mapping[str, Any], main: Method) -> dict[str, str]:
         "Unknown images beyond the threshold": f"{mean('garbage_share'):.1%}",
         "Known images beyond it": f"{mean('id_garbage_share'):.1%}",
     }
+    for field, name in SHARES.items():
+        if real[0][field] is not None:
+            facts[name] = f"{mean(field):.1%}"
     for field, name in (("id_accuracy", "Accuracy"), ("id_accuracy_plain", "plain classifier's")):
         if result[field] is not None:
             facts[name] = f"{result[field]:.2%}"
