@@ -61,8 +61,9 @@ def read_cached(source: Source, request: Request) -> ImageSet:
 
 def _stem(source: Source, request: Request) -> str:
     readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{source.name}-{request.split}").strip("-")[:60]
-    what = (_FORMAT, source.name, source.identity, request.split, request.spec, request.labelled)
-    return f"{readable}-{_digest(repr(what))}"
+    what = [_FORMAT, source.name, source.identity, request.split, request.spec, request.labelled]
+    what += [request.lenient] if request.lenient else []
+    return f"{readable}-{_digest(repr(tuple(what)))}"
 
 
 def _digest(text: str) -> str:
@@ -93,7 +94,10 @@ def _load(path: Path) -> ImageSet | None:
     known = json.loads(text)
     stored = None if known["stored"] is None else ImageSpec(*known["stored"])
     names = tuple(known["class_names"])
-    return ImageSet(known["name"], known["split"], images.clone(), labels.clone(), names, stored)
+    unreadable = tuple(known.get("unreadable", ()))
+    return ImageSet(
+        *(known["name"], known["split"], images.clone(), labels.clone(), names, stored, unreadable)
+    )
 
 
 def _store(images: ImageSet, path: Path, stem: Path) -> None:
@@ -103,6 +107,7 @@ def _store(images: ImageSet, path: Path, stem: Path) -> None:
         "split": images.split,
         "class_names": images.class_names,
         "stored": None if images.stored is None else images.stored.shape,
+        "unreadable": images.unreadable,
     }
     text = json.dumps(known)
     checksum = _checksum(images.images, images.labels, text)

@@ -38,6 +38,8 @@ class ImageSet:
     stored: ImageSpec | None = None
     """Shape that the images had in their source, before any conversion: of several sizes the median
     height and width; None where there is no telling."""
+    unreadable: tuple[str, ...] = ()
+    """Of each image that was left out, why it could not be read; none is where that is an error."""
 
     @property
     def spec(self) -> ImageSpec:

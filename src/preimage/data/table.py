@@ -42,9 +42,12 @@ def read_table(
     table, where = splits[split], f"{name} ({split})"
     features = table.features
     image = _image_column(features, where)
-    images, stored = decode(_encoded(table, image), where, request.spec)
+    images, stored, unreadable = decode(
+        _encoded(table, image), where, request.spec, lenient=request.lenient
+    )
     if not request.labelled:
-        return ImageSet(name, split, images, torch.full((len(images),), -1), (), stored)
+        none = torch.full((len(images),), -1)
+        return ImageSet(name, split, images, none, (), stored, unreadable)
     label = label or _label_column(features, where)
     labels, names = _labels(splits, split, label, where)
     return ImageSet(name, split, images, labels, names, stored)

@@ -95,7 +95,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
-    unknown = check_unknown(command.ood, spec)
+    unknown = check_unknown(command.ood, spec, lenient=True)
     digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     names = ("model", "id", "ood", "synthetic", "plain", "baselines", "tpr", "most", "seed")
@@ -125,6 +125,16 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         own = [r for r in records if (r["method"], r["score"]) == method]
         name = " ".join(dict.fromkeys(method))
         shown[f"AUROC, {name}"] = ", ".join(f"{r['ood']} {r['auroc']:.3f}" for r in own)
+    if result["shortcuts"]:
+        shown["shortcuts, so a good figure says little"] = ", ".join(
+            f"{name} {shortcut['statistic']} {shortcut['auroc']:.3f}"
+            for name, shortcuts in result["shortcuts"].items()
+            for shortcut in shortcuts
+        )
+    if result.get("unreadable"):
+        shown["images that cannot be read"] = ", ".join(
+            f"{name} {len(reasons)}" for name, reasons in result["unreadable"].items()
+        )
     ours = [r for r in records if (r["method"], r["score"]) == _COMBINED]
     for field, name in _SHARES.items():
         # a finished run may be from before a share was measured
@@ -256,9 +266,14 @@ def _measure(
     threshold = _threshold(judges, main)
     by_code = synthetic_names() if command.synthetic else ()
     sets = len(command.ood) + len(by_code)
-    some = {"most": command.most, "seed": command.seed}
+    some: dict[str, Any] = {"most": command.most, "seed": command.seed, "lenient": True}
     unknown = unknown_sets(command.ood, known, known.spec, synthetic=by_code, **some)
+    unreadable: dict[str, list[str]] = {}
     for i, one in enumerate(unknown):
+        if one.images.unreadable:
+            unreadable[one.name] = list(one.images.unreadable)
+            for reason in one.images.unreadable:
+                report.warn(f"left out: {reason}")
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
         plot = histogram(
@@ -271,6 +286,7 @@ def _measure(
         **shared,
         "model": command.model,
         "left_out": left_out,
+        "unreadable": unreadable,
         "shortcuts": {
             view.scores.name: [shortcut._asdict() for shortcut in view.shortcuts]
             for view in views

@@ -156,6 +156,7 @@ class Evaluation:
             {
                 "ood": unknown.name,
                 "real": unknown.real,
+                "unreadable": len(unknown.images.unreadable),
                 **method._asdict(),
                 **separation(here[method].scores, scored.scores)._asdict(),
                 **self._shares(method, here[method].scores, scored.scores),
