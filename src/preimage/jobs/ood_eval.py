@@ -225,7 +225,14 @@ def _tpr_of_run(path: Path) -> float | None:
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:
     """The classifier without garbage; None where there is none, and a warning if one was needed."""
     if command.plain is None and isinstance(detector.recipe, FromModel):
-        return load_classifier(detector.recipe.model)
+        try:
+            return load_classifier(detector.recipe.model)
+        except PreimageError as error:  # a detector does not need its file, and may have been moved
+            report.warn(
+                "the classifier that was hardened is not measured, nor are baselines; name it with "
+                f"--plain: {error}"
+            )
+            return None
     if command.plain is None:
         if command.baselines:
             report.warn(

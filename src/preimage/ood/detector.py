@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.ood.gauge import Gauge, measures
-from preimage.ood.heads import GARBAGE, with_garbage
+from preimage.ood.heads import GARBAGE, Mode, known_weights, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
@@ -48,8 +48,8 @@ class Recipe(Protocol):
     def kind(self) -> str:
         """What tells the recipes of a detector file apart."""
 
-    def build(self) -> Classifier:
-        """The classifier with its garbage class, weights as they come."""
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
+        """The classifier with its garbage class, before `weights`, the network's, are loaded."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,25 @@ class FromScratch:
     std: tuple[float, ...]
     kind: str = "scratch"
 
-    def build(self) -> Classifier:
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
         """See :class:`Recipe`."""
+        return self._of((*self.class_names, GARBAGE))
+
+    def plain(self) -> Classifier:
+        """The same without garbage, weights as they come."""
+        return self._of(self.class_names)
+
+    def _of(self, class_names: tuple[str, ...]) -> Classifier:
         from preimage.zoo.architectures import build
 
         spec = ImageSpec(*self.image)
-        network = build(self.arch, spec, len(self.class_names) + 1, self.width)
+        network = build(self.arch, spec, len(class_names), self.width)
         return Classifier(
             network.to(memory_format=torch.channels_last).eval(),
             spec,
             mean=self.mean,
             std=self.std,
-            class_names=(*self.class_names, GARBAGE),
+            class_names=class_names,
             arch=self.arch,
         )
 
@@ -86,14 +93,33 @@ class FromModel:
     """A classifier that has a name of its own, with a garbage class added."""
 
     model: ModelConfig
-    head: str
+    head: Mode
     kind: str = "model"
+    reference: FromScratch | None = None
+    """Of a classifier that `preimage train` made, how to build it where its run folder is not."""
 
-    def build(self) -> Classifier:
-        """See :class:`Recipe`."""
-        from preimage.sources import load_classifier
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
+        """See :class:`Recipe`.
 
-        return with_garbage(load_classifier(self.model), self.head)  # type: ignore[arg-type]
+        Raises:
+            PreimageError: where the code, or the archive, that builds the network is not at hand.
+        """
+        start = self._start(weights) if self.reference is None else self.reference.plain()
+        return with_garbage(start, self.head)
+
+    def _start(self, weights: Mapping[str, Tensor]) -> Classifier:
+        from preimage.sources import WithWeights, load_classifier
+
+        # with first weights a deep network may give answers that are not finite
+        known = known_weights(weights, self.head)
+        config = WithWeights(**{**vars(self.model), "checkpoint": None}, weights=known)
+        try:
+            return load_classifier(config)
+        except PreimageError as error:
+            raise PreimageError(
+                f"expected '{self.model.model}' to build the detector's network by, of which the "
+                f"detector file holds the weights alone, found that it cannot be loaded: {error}"
+            ) from error
 
 
 class Detector:
@@ -315,7 +341,7 @@ class Detector:
             )
         header = {
             "format": FORMAT,
-            "recipe": json.dumps(asdict(self.recipe)),  # type: ignore[call-overload]
+            "recipe": json.dumps(_values(self.recipe)),
             "score": self.score,
             "thresholds": json.dumps(self.thresholds),
             "gauge": json.dumps(self._fitted()),
@@ -334,8 +360,12 @@ class Detector:
     def load(cls, path: str | Path) -> Detector:
         """Read what :meth:`save` wrote; a run folder of `preimage ood train` will do.
 
+        The file holds all weights: of a classifier that was hardened neither checkpoint nor run
+        folder is needed, a user's own factory or archive is.
+
         Raises:
-            PreimageError: when there is no such file, or one that is damaged or of another version.
+            PreimageError: when there is no such file, or one that is damaged or of another version,
+            or the code that builds its network is not at hand.
         """
         path = Path(path)
         file = path / DETECTOR_FILE if path.is_dir() else path
@@ -344,10 +374,11 @@ class Detector:
         )
         values = json.loads(header["recipe"])
         recipe = _recipe(values)
+        weights = below(_NETWORK, state)
         with torch.random.fork_rng():  # first weights are drawn, and then replaced
-            classifier = recipe.build()
+            classifier = recipe.build(weights)
         try:
-            classifier.network.load_state_dict(below(_NETWORK, state))
+            classifier.network.load_state_dict(weights)
         except RuntimeError as error:
             raise PreimageError(
                 f"expected the network that the detector in '{path}' was made from, found that "
@@ -412,10 +443,21 @@ def _shuffled(count: int) -> Tensor:
     return torch.randperm(count, generator=stream("detector", count))
 
 
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """For :func:`_recipe`; of one that was read from an older file as they were there."""
+    values = asdict(recipe)  # type: ignore[call-overload]
+    return {name: value for name, value in values.items() if (name, value) != ("reference", None)}
+
+
 def _recipe(values: dict[str, Any]) -> FromScratch | FromModel:
     kind = values.pop("kind")
     if kind == FromModel.kind:
-        return FromModel(ModelConfig(**_tuples(values["model"])), values["head"])
+        reference = values.get("reference")
+        return FromModel(
+            ModelConfig(**_tuples(values["model"])),
+            values["head"],
+            reference=reference and FromScratch(**_tuples(reference)),
+        )
     return FromScratch(**_tuples(values))
 
 
