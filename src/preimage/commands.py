@@ -196,6 +196,7 @@ class OodScore:
     leaves it as the training chose it."""
     out: str | None = None
     """File for the scores, .csv or .json; None prints them."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
     json: bool = False
     """Print the result as one JSON object on standard output."""
 
@@ -233,6 +234,7 @@ class OodEval:
     """Images of each set at most."""
     seed: int = 0
     """Of the synthetic sets and of every choice of images."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
     output: Flat[Output] = field(default_factory=Output)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, all_frozen
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
 from preimage.data.order import in_order
@@ -16,6 +16,7 @@ from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.files import text_bytes
 from preimage.jobs.measure import own_data
+from preimage.jobs.ood_runtime import scoring_device
 from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
@@ -60,9 +61,15 @@ class _Subjects:
     plain: Classifier | None
 
     @property
+    def classifiers(self) -> tuple[Classifier | None, Classifier | None]:
+        """That with garbage and that without."""
+        return self.detector.classifier if self.detector else None, self.plain
+
+    @property
     def any(self) -> Classifier:
         """A classifier that says how images must be."""
-        found = self.detector.classifier if self.detector else self.plain
+        hardened, plain = self.classifiers
+        found = plain if hardened is None else hardened
         assert found is not None
         return found
 
@@ -92,6 +99,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     report = report or Silent()
     command = replace(command, id=command.id or _own_data(command.model))
     _check(command)
+    device = scoring_device(command.runtime)
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
@@ -107,7 +115,8 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
             folder.rewind(0)
-            result, text = _measure(command, subjects, known, tpr, report)
+            with all_frozen(device, *subjects.classifiers):
+                result, text = _measure(command, subjects, known, tpr, report)
             folder.write(PAGE_FILE, text_bytes(text))
             folder.finish(result)
         return folder.metrics(), path
