@@ -34,23 +34,28 @@ def methods_table(records: list[Record], figure: str, real: bool) -> str:
 
 
 def cells_table(records: list[Record]) -> str:
-    """A row for every known and unknown set: share sent to garbage, beside the published one."""
+    """A row for every known and unknown set: share sent to garbage, beside the published one.
+
+    Once beyond the thresholds as they were trained, once where these let 98 % of held-out images
+    through.
+    """
     chosen = [r for r in records if r["real"] and (r["method"], r["score"]) == OURS]
-    groups = summarise(chosen, ["id", "ood"], ["garbage_share", "id_garbage_share", "auroc"])
+    shares = ["garbage_share", "id_garbage_share", "garbage_share_98", "id_garbage_share_98"]
+    groups = summarise(chosen, ["id", "ood"], [*shares, "auroc"])
     groups.sort(key=lambda g: (rank(g["id"]), rank(g["ood"])))
     rows = [
         [
             f"{title(g['id'])} → {title(g['ood'])}",
             deviated(g["garbage_share"], g["n"], 100),
             str(PUBLISHED.get((g["id"], g["ood"]), "")),
-            deviated(g["id_garbage_share"], g["n"], 100),
+            *(deviated(g[share], g["n"], 100) for share in shares[1:]),
             deviated(g["auroc"], g["n"], 1, 4),
         ]
         for g in groups
     ]
     header = [
         *("known → unknown", "sent to garbage, %", "published, %"),
-        *("of known images, %", "AUROC"),
+        *("of known images, %", "at 98 %, %", "of known images at 98 %, %", "AUROC"),
     ]
     return markdown(header, rows) if rows else ""
 

@@ -182,7 +182,12 @@ def test_ood_tables_average_sets_before_seeds():
         "| knn | 0.5500 ± 0.0000 |",
     ]
     cells = ood_tables.WHOLE["ood-cells"](records).splitlines()
-    assert cells[2].startswith("| MNIST → CIFAR-10 | 90.00 ± 0.00 | 99.4 | 1.00 ± 0.00 |")
+    start = "| MNIST → CIFAR-10 | 90.00 ± 0.00 | 99.4 | 1.00 ± 0.00 |"
+    assert cells[2].startswith(f"{start} not measured | not measured | 0.80")
+    lower = {"garbage_share_98": 0.95, "id_garbage_share_98": 0.02}
+    # a record that has them beside one from before they were measured
+    cells = ood_tables.WHOLE["ood-cells"]([{**records[0], **lower}, *records[1:]]).splitlines()
+    assert cells[2].startswith(f"{start} 95.00 (1 of 2 seeds) | 2.00 (1 of 2 seeds) | 0.80")
     assert "| MNIST | 99.00 ± 0.00 | 98.00 ± 0.00 | 60.00 ± 0.00 | 2 |" in ood_tables.WHOLE[
         "ood-accuracy"
     ](records)

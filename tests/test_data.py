@@ -330,6 +330,28 @@ def test_bad_folders(tmp_path: Path) -> None:
         load(str(root))
 
 
+def test_lenient_reading_leaves_out_what_cannot_be_read_and_says_why(tmp_path: Path) -> None:
+    root, spec = tmp_path / "root", ImageSpec(1, 8, 8)
+    images = numbered(4)
+    write_images(root, images)
+    (root / "001.png").write_bytes(b"junk")
+    write_images(root / "small", numbered(1, side=5))
+    for _ in range(2):  # the second time from the cache
+        found = load(str(root), spec=spec, labelled=False, lenient=True)
+        assert pixels_equal(found, [images[i] for i in (0, 2, 3)])
+        decoded, small = found.unreadable
+        assert "001.png cannot be decoded" in decoded and "000.png is 5x5 pixels" in small
+        with pytest.raises(PreimageError, match=r"001\.png cannot be decoded"):
+            load(str(root), spec=spec, labelled=False)
+    assert found.subset([0]).unreadable == found.unreadable
+    with pytest.raises(PreimageError, match="lenient=True without labels"):
+        load(str(root), spec=spec, lenient=True)
+    for file in root.glob("*.png"):
+        file.write_bytes(b"junk")
+    with pytest.raises(PreimageError, match=r"at least one image .* none among 5.*000\.png cannot"):
+        load(str(root), spec=spec, labelled=False, lenient=True)
+
+
 # Names and the hub -----------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from torch import nn
 
 import tiny
 from preimage.classifier import Classifier
-from preimage.cli import main
 from preimage.config import Augmentation, HardenConfig, TrainConfig
 from preimage.data import load
 from preimage.errors import PreimageError
@@ -32,6 +31,7 @@ from preimage.runtime import stream
 from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 from preimage.types import ImageSpec
+from tiny import evaluate, run
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -42,41 +42,6 @@ TRAINING = TrainConfig(
     arch="cnn", width=4, epochs=4, batch=20, lr=0.02, augmentation=Augmentation(shift=0)
 )
 FLAGS = tiny.HARDEN
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A data set, a hardened run, its plain twin and images of something else."""
-    folder = tmp_path_factory.mktemp("ood")
-    tiny.write_npz(folder / "bands.npz", train=240, test=90)
-    random = np.random.default_rng(0)
-    (folder / "other").mkdir()
-    for i in range(30):
-        pixels = np.kron(random.integers(0, 256, (2, 2)), np.ones((4, 4))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "other" / f"{i:02d}.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREIMAGE_CACHE", str(folder / "cache"))
-        data = str(folder / "bands.npz")
-        assert main(tiny.ood_arguments(data, folder / "hard")) == 0
-        plain = ("--width", "4", "--epochs", "4", "--batch", "20", "--lr", "0.02", "--shift", "0")
-        assert main(["train", data, "--out", str(folder / "plain"), *plain]) == 0
-    return folder
-
-
-def run(capsys, *arguments):
-    """Exit status, standard output and standard error of a command."""
-    capsys.readouterr()
-    status = main([str(part) for part in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def evaluate(capsys, shared, *more, out="eval"):
-    return run(
-        capsys,
-        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", out),
-        *("--most", "60", "--json", *more),
-    )
 
 
 # --- hardening ------------------------------------------------------------------------------

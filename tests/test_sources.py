@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from preimage.classifier import frozen
 from preimage.config import ModelConfig
+from preimage.digest import classifier_digest
 from preimage.errors import PreimageError
-from preimage.sources import load_classifier
+from preimage.sources import WithWeights, load_classifier
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
@@ -204,6 +205,11 @@ def test_libraries_by_name(library, tmp_path):
     classifier = load_classifier(config)
     assert (classifier.classes, classifier.feature_size) == (5, 512)
     assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    asked = {"classes": 5, "image": (3, 32, 32)}
+    given = load_classifier(
+        WithWeights(f"{library}:resnet18", weights=network.state_dict(), **asked)
+    )
+    assert classifier_digest(given) == classifier_digest(classifier)
     with pytest.raises(PreimageError, match="weights"):
         load_classifier(ModelConfig(f"{library}:resnet18"))
     with pytest.raises(PreimageError, match="knows"):

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
+from preimage.cli import main
 from preimage.conditioning import make_scheme
 from preimage.types import Layer, Prediction, Sample
 
@@ -58,6 +59,22 @@ HARDEN = (
 def ood_arguments(data, out, *more):
     """A whole hardening that takes a second."""
     return ["ood", "train", str(data), *HARDEN, "--out", str(out), *more]
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of a command."""
+    capsys.readouterr()
+    status = main([str(part) for part in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def evaluate(capsys, shared, *more, out="eval"):
+    return run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", out),
+        *("--most", "60", "--json", *more),
+    )
 
 
 def _network(inputs=SIDE * SIDE, classes=CLASSES):

@@ -172,7 +172,8 @@ class OodTrain(Fit):
     which a classifier that is trained already has seen."""
     tpr: float = 0.99
     """Share of the held-out images that the threshold is to let through; of images that a
-    classifier trained before has seen, under the training's random changes."""
+    classifier trained before has seen, under the training's random changes. `preimage ood score`
+    and `eval` can set it anew."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,12 @@ class OodScore:
     """garbage: its log-odds; uncertainty: the paper's measure; features: how far its features are
     from those of real images; layers: how unlike real images it is in the layers before; combined:
     the answer, features and layers together."""
+    tpr: float | None = None
+    """Share of the held-out images of the training that the threshold is to let through; None
+    leaves it as the training chose it."""
     out: str | None = None
     """File for the scores, .csv or .json; None prints them."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
     json: bool = False
     """Print the result as one JSON object on standard output."""
 
@@ -223,10 +228,15 @@ class OodEval:
     compare the accuracy with; None takes the one that was hardened, where that is known."""
     baselines: tuple[str, ...] = BASELINES
     """Baselines to measure; none given after it leaves them out."""
+    tpr: float | None = None
+    """Share of known images that thresholds are to let through: the detector's on the held-out
+    images of its training, the baselines' on the known test images. None leaves the detector's as
+    the training chose them, and takes the same share for the baselines."""
     most: int = 10_000
     """Images of each set at most."""
     seed: int = 0
     """Of the synthetic sets and of every choice of images."""
+    runtime: Flat[Runtime] = field(default_factory=Runtime)
     output: Flat[Output] = field(default_factory=Output)
 
 

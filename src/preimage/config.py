@@ -261,8 +261,9 @@ class HardenConfig:
     """Training images to hold out, a fifth of them at most: the guard and the threshold use
     them. Where the images are frames of films, in their order, whole films are held out."""
     margin: float = 0.02
-    """How far the accuracy on them may fall below the best so far before the guard goes back to
-    the last good epoch and drops the last round."""
+    """How far the accuracy on them, a share, may fall below the best epoch's so far before the
+    guard goes back to the last good epoch and drops the last round. It catches a training that goes
+    wrong, and is no promise that the classifier's own accuracy is kept to within this."""
     patience: int = 2
     """How often the guard goes back before it ends the training."""
 

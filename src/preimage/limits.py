@@ -123,6 +123,15 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
     )
 
 
+def check_tpr(tpr: float | None) -> None:
+    """Refuse a share of known images to let through that is none.
+
+    Raises:
+        PreimageError: for one that is not above 0 and up to 1.
+    """
+    _check({"tpr": tpr}, {"tpr": (_ABOVE_ZERO, 1)})
+
+
 def check_control(most: int) -> None:
     """Refuse to compare with no image.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from preimage import zoo
 from preimage.classifier import Classifier
@@ -19,13 +20,21 @@ from preimage.errors import PreimageError
 from preimage.exported import load_exported
 from preimage.plugins import import_attribute
 from preimage.types import ImageSpec
-from preimage.weights import load_checkpoint
+from preimage.weights import load_checkpoint, take_over
 from preimage.zoo.cards import load_file
 
 CLASSIFIER_FILE = "classifier.safetensors"
 _OF_PLAIN_MODULES = ("checkpoint", "image", "mean", "std", "feature_layer", "class_names")
 _FILE_DECIDES, _FACTORY_DECIDES = "its file says that already", "the factory decides that itself"
 Loader = Callable[[ModelConfig], Classifier]
+
+
+@dataclass(frozen=True)
+class WithWeights(ModelConfig):
+    """A factory's, torchvision or timm network whose weights are at hand: no checkpoint is read."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Those that do not fit are passed over, and what is not among them stays as it comes."""
 
 
 def load_classifier(config: ModelConfig | str) -> Classifier:
@@ -149,7 +158,7 @@ def _of_library(
     create: Callable[..., Any], config: ModelConfig, library: str, **options: Any
 ) -> Any:
     """Build a library's network without weights of its own: none can be fetched unasked."""
-    if config.checkpoint is None:
+    if config.checkpoint is None and not isinstance(config, WithWeights):
         raise PreimageError(
             f"expected weights for '{config.model}', found none; give a checkpoint file with "
             "--checkpoint"
@@ -187,7 +196,9 @@ def _finish(
             f"expected the image shape of '{config.model}', found none; give it as "
             "--image CHANNELS HEIGHT WIDTH"
         )
-    if config.checkpoint is not None:
+    if isinstance(config, WithWeights):
+        take_over(network, config.weights)
+    elif config.checkpoint is not None:
         load_checkpoint(network, config.checkpoint)
     classifier = Classifier(
         network.eval(),

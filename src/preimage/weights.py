@@ -52,6 +52,17 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(state, strict=False)
 
 
+def take_over(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give `network` those tensors of `state` that fit one of its own in name and shape."""
+    own = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    network.load_state_dict(fitting, strict=False)
+
+
 def _named_as(wanted: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state without a ``module.`` prefix where the network does not have one itself."""
     if state.keys() <= wanted.keys() or not all(name.startswith(_PREFIX) for name in state):

@@ -61,7 +61,8 @@ def read_cached(source: Source, request: Request) -> ImageSet:
 
 def _stem(source: Source, request: Request) -> str:
     readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{source.name}-{request.split}").strip("-")[:60]
-    what = (_FORMAT, source.name, source.identity, request.split, request.spec, request.labelled)
+    wanted = (request.split, request.spec, request.labelled, request.lenient)
+    what = (_FORMAT, source.name, source.identity, *wanted)
     return f"{readable}-{_digest(repr(what))}"
 
 
@@ -101,6 +102,7 @@ def _load(path: Path) -> ImageSet | None:
         names,
         stored,
         known["mixed"],
+        tuple(known["unreadable"]),
     )
 
 
@@ -112,6 +114,7 @@ def _store(images: ImageSet, path: Path, stem: Path) -> None:
         "class_names": images.class_names,
         "stored": None if images.stored is None else images.stored.shape,
         "mixed": images.mixed,
+        "unreadable": images.unreadable,
     }
     text = json.dumps(known)
     checksum = _checksum(images.images, images.labels, text)

@@ -44,9 +44,13 @@ class Decoded(NamedTuple):
     """The shape that they had before any conversion: of several sizes the median one."""
     mixed: bool
     """Whether they had several sizes."""
+    unreadable: tuple[str, ...]
+    """Of each image that was left out, why it could not be read."""
 
 
-def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) -> Decoded:
+def decode(
+    items: Iterable[Encoded], where: str, spec: ImageSpec | None = None, *, lenient: bool = False
+) -> Decoded:
     """Decode images in order.
 
     Grey files (1 bit, 8 bit, 16 bit scaled down, with or without alpha) give one channel, all
@@ -58,6 +62,7 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
         where: what to call their source in a message.
         spec: shape to convert every image to, see :func:`~preimage.data.imageset.convert_images`;
             without it all must have one size.
+        lenient: leave out images that cannot be decoded or are under 8 pixels on a side.
 
     Raises:
         PreimageError: no image, an image that cannot be decoded, one under 8 pixels on a side, or
@@ -67,15 +72,21 @@ def decode(items: Iterable[Encoded], where: str, spec: ImageSpec | None = None) 
         check_spec(spec)
     chunks: list[Tensor] = []
     shapes: list[tuple[int, ...]] = []
-    for pixels in _batches(_decoded(items, where, one_size=spec is None)):
+    unreadable: list[str] | None = [] if lenient else None
+    for pixels in _batches(_decoded(items, where, spec is None, unreadable)):
         shapes.extend(one.shape for one in pixels)
         chunks.append(_stack(pixels) if spec is None else _convert_each(pixels, spec))
+    if not chunks and unreadable:
+        raise PreimageError(
+            f"expected at least one image that can be read in {where}, found none among "
+            f"{len(unreadable)}, of which the first: {unreadable[0]}"
+        )
     if not chunks:
         raise PreimageError(f"{where} holds no image: give a source with at least one")
     channels = max(chunk.shape[1] for chunk in chunks)
     images = torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
     mixed = len({shape[:2] for shape in shapes}) > 1
-    return Decoded(images, _median(shapes), mixed)
+    return Decoded(images, _median(shapes), mixed, tuple(unreadable or ()))
 
 
 def _median(shapes: list[tuple[int, ...]]) -> ImageSpec:
@@ -83,10 +94,19 @@ def _median(shapes: list[tuple[int, ...]]) -> ImageSpec:
     return ImageSpec(3 if any(len(shape) == 3 for shape in shapes) else 1, height, width)
 
 
-def _decoded(items: Iterable[Encoded], where: str, one_size: bool) -> Iterator[Pixels]:
+def _decoded(
+    items: Iterable[Encoded], where: str, one_size: bool, unreadable: list[str] | None
+) -> Iterator[Pixels]:
+    """What can be decoded; why the others can't goes to `unreadable`, where there is one."""
     size: tuple[int, ...] | None = None
     for item in items:
-        pixels = _pixels(item, where)
+        try:
+            pixels = _pixels(item, where)
+        except PreimageError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+            continue
         size = size or pixels.shape[:2]
         if one_size and pixels.shape[:2] != size:
             raise PreimageError(

@@ -40,6 +40,8 @@ class ImageSet:
     height and width; None where there is no telling."""
     mixed: bool = False
     """Whether they had several sizes there."""
+    unreadable: tuple[str, ...] = ()
+    """Of each image that was left out, why it could not be read; none is where that is an error."""
 
     @property
     def spec(self) -> ImageSpec:

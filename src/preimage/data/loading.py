@@ -27,7 +27,12 @@ KINDS: list[Kind] = [
 
 
 def load(
-    source: str, split: str = "test", *, spec: ImageSpec | None = None, labelled: bool = True
+    source: str,
+    split: str = "test",
+    *,
+    spec: ImageSpec | None = None,
+    labelled: bool = True,
+    lenient: bool = False,
 ) -> ImageSet:
     """Read an image set, from the cache when it was read before.
 
@@ -42,13 +47,20 @@ def load(
         spec: shape to convert every image to while decoding; without it the images must have one
             size. See :func:`~preimage.data.imageset.convert_images`.
         labelled: False also takes images without classes; all labels are then -1.
+        lenient: leave out files, or rows of a table, that cannot be read as images, and say why in
+            :attr:`ImageSet.unreadable`; for images without classes alone.
 
     Raises:
-        PreimageError: a source, split, image or label that cannot be used.
+        PreimageError: a source, split, image or label that cannot be used, or `lenient` with
+            labels.
     """
+    if lenient and labelled:
+        raise PreimageError(
+            "expected lenient=True without labels, found it with labels; set labelled=False as well"
+        )
     if spec is not None:
         check_spec(spec)
-    images = read_cached(_find(source), Request(split, spec, labelled))
+    images = read_cached(_find(source), Request(split, spec, labelled, lenient))
     if labelled and images.split == WHOLE != split:
         warnings.warn(
             f"{source} has no splits, so all of its {len(images)} images stand for {split!r}",

@@ -94,7 +94,7 @@ def _image_folder(path: Path) -> Source:
             str(path),
         )
         expected = sum(file.is_relative_to(roots[images.split]) for file in files)
-        if len(images) != expected:
+        if len(images) + len(images.unreadable) != expected:
             raise PreimageError(
                 f"{len(images)} images could be read from {path} where {expected} files were "
                 f"expected: keep only {', '.join(sorted(_IMAGE_SUFFIXES))} files there, and "

@@ -27,6 +27,8 @@ class Request:
     """Shape to convert each image to while decoding."""
     labelled: bool
     """Whether classes are needed; without them every label is -1."""
+    lenient: bool = False
+    """Whether images that cannot be read are left out; otherwise they are an error."""
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,13 @@ def read_table(
     table, where = splits[split], f"{name} ({split})"
     features = table.features
     image = _image_column(features, where)
-    images, stored, mixed = decode(_encoded(table, image), where, request.spec)
+    found = decode(_encoded(table, image), where, request.spec, lenient=request.lenient)
+    images, told = found.images, found[1:]
     if not request.labelled:
-        return ImageSet(name, split, images, torch.full((len(images),), -1), (), stored, mixed)
+        return ImageSet(name, split, images, torch.full((len(images),), -1), (), *told)
     label = label or _label_column(features, where)
     labels, names = _labels(splits, split, label, where)
-    return ImageSet(name, split, images, labels, names, stored, mixed)
+    return ImageSet(name, split, images, labels, names, *told)
 
 
 @contextmanager

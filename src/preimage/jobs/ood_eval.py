@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, all_frozen
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
 from preimage.data.order import in_order
@@ -16,8 +16,10 @@ from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.files import text_bytes
 from preimage.jobs.measure import own_data
+from preimage.jobs.ood_runtime import scoring_device
 from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
+from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
 from preimage.ood.eval_page import View, evaluation_page, mistakes
@@ -30,6 +32,7 @@ from preimage.ood.evaluation import (
     Method,
 )
 from preimage.ood.synthetic import synthetic_names
+from preimage.ood.threshold import TPR
 from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
 from preimage.settings import CODE, IMAGES, WEIGHTS
@@ -38,7 +41,13 @@ from preimage.sources import load_classifier
 from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
-_TPR = 0.99
+_COMBINED = Method(OURS, "combined")
+_SHARES = {
+    "garbage_share": "Beyond the threshold",
+    "garbage_share_98": "Beyond one that lets 98 % through",
+    "argmax_share": "Put in garbage by the classifier itself",
+}
+"""What shares of the images are called, by their field of a record."""
 _NO_SPLITS = (
     "it is fitted to training images, and the data have none apart from the test images; give data "
     "with splits"
@@ -53,9 +62,15 @@ class _Subjects:
     plain: Classifier | None
 
     @property
+    def classifiers(self) -> tuple[Classifier | None, Classifier | None]:
+        """That with garbage and that without."""
+        return self.detector.classifier if self.detector else None, self.plain
+
+    @property
     def any(self) -> Classifier:
         """A classifier that says how images must be."""
-        found = self.detector.classifier if self.detector else self.plain
+        hardened, plain = self.classifiers
+        found = plain if hardened is None else hardened
         assert found is not None
         return found
 
@@ -85,15 +100,17 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     report = report or Silent()
     command = replace(command, id=command.id or _own_data(command.model))
     _check(command)
+    device = scoring_device(command.runtime)
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
-    unknown = check_unknown(command.ood, spec)
+    unknown = check_unknown(command.ood, spec, lenient=True)
+    digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
-    names = ("model", "id", "ood", "synthetic", "plain", "baselines", "most", "seed")
+    names = ("model", "id", "ood", "synthetic", "plain", "baselines", "tpr", "most", "seed")
     settings = {
         **{name: getattr(command, name) for name in names},
-        WEIGHTS: subjects.digest,
+        WEIGHTS: digest,
         IMAGES: images_digests(known=known) | unknown,
         CODE: code_digests(
             classifier=subjects.plain,
@@ -103,7 +120,8 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
             folder.rewind(0)
-            result, text = _measure(command, subjects, known, report)
+            with all_frozen(device, *subjects.classifiers):
+                result, text = _measure(command, subjects, known, tpr, report)
             folder.write(PAGE_FILE, text_bytes(text))
             folder.finish(result)
         return folder.metrics(), path
@@ -121,6 +139,23 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         own = [r for r in records if (r["method"], r["score"]) == method]
         name = " ".join(dict.fromkeys(method))
         shown[f"AUROC, {name}"] = ", ".join(f"{r['ood']} {r['auroc']:.3f}" for r in own)
+    if result["shortcuts"]:
+        shown["shortcuts, so a good figure says little"] = ", ".join(
+            f"{name} {shortcut['statistic']} {shortcut['auroc']:.3f}"
+            for name, shortcuts in result["shortcuts"].items()
+            for shortcut in shortcuts
+        )
+    if result.get("unreadable"):
+        shown["images that cannot be read"] = ", ".join(
+            f"{name} {len(reasons)}" for name, reasons in result["unreadable"].items()
+        )
+    ours = [r for r in records if (r["method"], r["score"]) == _COMBINED]
+    for field, name in _SHARES.items():
+        # a finished run may be from before a share was measured
+        if ours and ours[0].get(field) is not None:
+            shown[name] = ", ".join(
+                f"{r['ood']} {r[field]:.1%} (known {r[f'id_{field}']:.1%})" for r in ours
+            )
     return shown
 
 
@@ -133,6 +168,7 @@ def _id(command: OodEval) -> str:
 def _check(command: OodEval) -> None:
     if command.most < 2:
         raise PreimageError(f"expected --most of at least 2, found {command.most}; raise it")
+    check_tpr(command.tpr)
     same = [name for name in command.ood if same_source(name, _id(command))]
     if same:
         raise PreimageError(
@@ -178,10 +214,39 @@ def _subjects(command: OodEval, report: Reporter) -> _Subjects:
     return _Subjects(None, load_classifier(command.model))
 
 
+def _set_tpr(command: OodEval, detector: Detector | None) -> float:
+    """The share of known images that thresholds let through, the detector's being set to it.
+
+    Older detector files do not tell theirs; the run folder that they lie in does.
+    """
+    if command.tpr is not None:
+        if detector is not None:
+            detector.set_tpr(command.tpr)
+        return command.tpr
+    if detector is None:
+        return TPR
+    return detector.tpr or _tpr_of_run(Path(command.model)) or TPR
+
+
+def _tpr_of_run(path: Path) -> float | None:
+    try:
+        run = RunFolder.open(path if path.is_dir() else path.parent, "ood train")
+    except PreimageError:  # a detector file may lie anywhere
+        return None
+    return float(run.settings["config"]["tpr"])
+
+
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:
     """The classifier without garbage; None where there is none, and a warning if one was needed."""
     if command.plain is None and isinstance(detector.recipe, FromModel):
-        return load_classifier(detector.recipe.model)
+        try:
+            return load_classifier(detector.recipe.model)
+        except PreimageError as error:  # a detector does not need its file, and may have been moved
+            report.warn(
+                "the classifier that was hardened is not measured, nor are baselines; name it with "
+                f"--plain: {error}"
+            )
+            return None
     if command.plain is None:
         if command.baselines:
             report.warn(
@@ -203,13 +268,15 @@ def _measure(
     command: OodEval,
     subjects: _Subjects,
     known: ImageSet,
+    tpr: float,
     report: Reporter,
 ) -> tuple[dict[str, Any], str]:
     judges, left_out = _judges(command, subjects, report)
-    evaluation = Evaluation(known, judges, _TPR)
+    evaluation = Evaluation(known, judges, tpr)
     shared = {
         "id": command.id,
         "seed": command.seed,
+        "tpr": tpr,
         "id_accuracy": _accuracy(subjects.detector, known),
         "id_accuracy_plain": accuracy_on(subjects.plain, known) if subjects.plain else None,
         "hardware": hardware_name(),
@@ -220,9 +287,14 @@ def _measure(
     threshold = _threshold(judges, main)
     by_code = synthetic_names() if command.synthetic else ()
     sets = len(command.ood) + len(by_code)
-    some = {"most": command.most, "seed": command.seed}
+    some: dict[str, Any] = {"most": command.most, "seed": command.seed, "lenient": True}
     unknown = unknown_sets(command.ood, known, known.spec, synthetic=by_code, **some)
+    unreadable: dict[str, list[str]] = {}
     for i, one in enumerate(unknown):
+        if one.images.unreadable:
+            unreadable[one.name] = list(one.images.unreadable)
+            for reason in one.images.unreadable:
+                report.warn(f"left out: {reason}")
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
         plot = histogram(
@@ -235,6 +307,7 @@ def _measure(
         **shared,
         "model": command.model,
         "left_out": left_out,
+        "unreadable": unreadable,
         "shortcuts": {
             view.scores.name: [shortcut._asdict() for shortcut in view.shortcuts]
             for view in views
@@ -272,8 +345,7 @@ def _main_method(judges: list[Judge]) -> Method:
         raise PreimageError(
             "expected something to measure, found no method left; the notes above say why"
         )
-    combined = Method(OURS, "combined")
-    return combined if combined in methods else methods[0]
+    return _COMBINED if _COMBINED in methods else methods[0]
 
 
 def _threshold(judges: list[Judge], method: Method) -> float | None:

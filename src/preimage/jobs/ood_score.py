@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from preimage.classifier import frozen
 from preimage.commands import OodScore
 from preimage.data.decode import Encoded, decode
 from preimage.data.local import files_by_name
 from preimage.errors import PreimageError
 from preimage.files import check_writable, json_text, write_atomic
+from preimage.jobs.ood_runtime import scoring_device
 from preimage.jobs.report import Reporter, Silent
+from preimage.limits import check_tpr
 from preimage.ood.detector import Detector
 from preimage.ood.scores import garbage_odds, judged
 from preimage.types import ImageSpec
@@ -31,8 +34,9 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
         How many were scored, how many are beyond the threshold, and each image's row.
 
     Raises:
-        PreimageError: for no detector, a path that is not there, no image that can be read, or an
-            output of an unknown kind.
+        PreimageError: for no detector, a path that is not there, no image that can be read, an
+            output of an unknown kind, a device that is not there, or a --tpr that is out of range
+            or asked of a detector file that does not keep what it needs.
         DiskError: when the output cannot be written.
     """
     report = report or Silent()
@@ -44,12 +48,17 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
         )
     if out is not None:
         check_writable(out)
+    check_tpr(command.tpr)
+    device = scoring_device(command.runtime)
     detector = Detector.load(command.model)
+    if command.tpr is not None:
+        detector.set_tpr(command.tpr)
     files = list(_files(command.images, report))
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(files), _BATCH):
-        rows += _rows(detector, files[start : start + _BATCH], command.score, report)
-        report.progress("images", min(start + _BATCH, len(files)), len(files))
+    with frozen(detector.classifier, device):
+        for start in range(0, len(files), _BATCH):
+            rows += _rows(detector, files[start : start + _BATCH], command.score, report)
+            report.progress("images", min(start + _BATCH, len(files)), len(files))
     if not rows:
         raise PreimageError(
             f"expected at least one image that can be read, found none among {len(files)} files; "
@@ -64,6 +73,7 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
         "out_of_distribution": sum(bool(row["ood"]) for row in rows),
         "score": command.score,
         "threshold": detector.thresholds.get(command.score),
+        "tpr": detector.tpr,
         "scores": rows,
         "out": command.out,
     }

@@ -25,9 +25,11 @@ from preimage.run import RunFolder, folder_name
 from preimage.runtime import make_fabric, precision_name
 from preimage.settings import CODE, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
-from preimage.sources import load_classifier
+from preimage.sources import CLASSIFIER_FILE, load_classifier
 from preimage.training import accuracy_on, batch_count
 from preimage.types import ImageSpec
+from preimage.zoo import bundled
+from preimage.zoo.cards import read_card
 
 POOL_FILE = "garbage.html"
 _FEW_EPOCHS, _FEW_STEPS = 3, 600
@@ -153,7 +155,8 @@ def _recipe(
     command: OodTrain, training: TrainConfig, data: ImageSet, classifier: Classifier
 ) -> Recipe:
     if command.start.model:
-        return FromModel(ModelConfig(**vars(command.start)), command.harden.head)
+        start = ModelConfig(**vars(command.start))
+        return FromModel(start, command.harden.head, reference=_reference(start.model))
     return FromScratch(
         arch=training.arch,
         width=training.width,
@@ -162,6 +165,16 @@ def _recipe(
         mean=tuple(classifier.mean.flatten().tolist()),
         std=tuple(classifier.std.flatten().tolist()),
     )
+
+
+def _reference(model: str) -> FromScratch | None:
+    """How to build a classifier that `preimage train` made; others have code of their own."""
+    path = Path(model)
+    file = path / CLASSIFIER_FILE if path.is_dir() else path
+    if model in bundled() or file.suffix != ".safetensors":
+        return None
+    card = read_card(file)
+    return FromScratch(card.arch, card.width, card.image, card.class_names, card.mean, card.std)
 
 
 def _record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,11 @@ from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.ood.gauge import Gauge, measures
-from preimage.ood.heads import GARBAGE, with_garbage
+from preimage.ood.heads import GARBAGE, Mode, known_weights, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
-from preimage.ood.threshold import threshold_at, threshold_of_films
+from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
 from preimage.tensors import below, pack, unpack
 from preimage.types import ImageSpec
@@ -37,7 +37,8 @@ FEWEST = 4
 """Images that a detector can be fitted to, at least."""
 _ROUNDING = 1e-3
 """How far beyond [0, 1] a pixel may lie: resizing leaves such traces."""
-_NETWORK, _LAYERS, _NEARNESS = "network.", "layers.", "nearness."
+_NETWORK, _LAYERS, _NEARNESS, _HELD_OUT = "network.", "layers.", "nearness.", "held_out."
+_SCORES, _FILMS = "scores.", "films"
 
 
 class Recipe(Protocol):
@@ -47,8 +48,8 @@ class Recipe(Protocol):
     def kind(self) -> str:
         """What tells the recipes of a detector file apart."""
 
-    def build(self) -> Classifier:
-        """The classifier with its garbage class, weights as they come."""
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
+        """The classifier with its garbage class, before `weights`, the network's, are loaded."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,25 @@ class FromScratch:
     std: tuple[float, ...]
     kind: str = "scratch"
 
-    def build(self) -> Classifier:
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
         """See :class:`Recipe`."""
+        return self._of((*self.class_names, GARBAGE))
+
+    def plain(self) -> Classifier:
+        """The same without garbage, weights as they come."""
+        return self._of(self.class_names)
+
+    def _of(self, class_names: tuple[str, ...]) -> Classifier:
         from preimage.zoo.architectures import build
 
         spec = ImageSpec(*self.image)
-        network = build(self.arch, spec, len(self.class_names) + 1, self.width)
+        network = build(self.arch, spec, len(class_names), self.width)
         return Classifier(
             network.to(memory_format=torch.channels_last).eval(),
             spec,
             mean=self.mean,
             std=self.std,
-            class_names=(*self.class_names, GARBAGE),
+            class_names=class_names,
             arch=self.arch,
         )
 
@@ -85,14 +93,33 @@ class FromModel:
     """A classifier that has a name of its own, with a garbage class added."""
 
     model: ModelConfig
-    head: str
+    head: Mode
     kind: str = "model"
+    reference: FromScratch | None = None
+    """Of a classifier that `preimage train` made, how to build it where its run folder is not."""
 
-    def build(self) -> Classifier:
-        """See :class:`Recipe`."""
-        from preimage.sources import load_classifier
+    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
+        """See :class:`Recipe`.
 
-        return with_garbage(load_classifier(self.model), self.head)  # type: ignore[arg-type]
+        Raises:
+            PreimageError: where the code, or the archive, that builds the network is not at hand.
+        """
+        start = self._start(weights) if self.reference is None else self.reference.plain()
+        return with_garbage(start, self.head)
+
+    def _start(self, weights: Mapping[str, Tensor]) -> Classifier:
+        from preimage.sources import WithWeights, load_classifier
+
+        # with first weights a deep network may give answers that are not finite
+        known = known_weights(weights, self.head)
+        config = WithWeights(**{**vars(self.model), "checkpoint": None}, weights=known)
+        try:
+            return load_classifier(config)
+        except PreimageError as error:
+            raise PreimageError(
+                f"expected '{self.model.model}' to build the detector's network by, of which the "
+                f"detector file holds the weights alone, found that it cannot be loaded: {error}"
+            ) from error
 
 
 class Detector:
@@ -118,7 +145,11 @@ class Detector:
         self.classifier, self.score, self.recipe = classifier, score, recipe
         self.thresholds: dict[str, float] = {}
         """By the name of the score, where images begin to be out-of-distribution."""
+        self.tpr: float | None = None
+        """Share of held-out images that the thresholds let through; None before :meth:`fit`, and
+        where an older file does not tell."""
         find_score(score)
+        self._held_out: HeldOut | None = None
         self._layers, self._nearness = LayerDistance(), Nearness()
         self._gauge: Gauge | None = None
 
@@ -140,7 +171,7 @@ class Detector:
     def fit(
         self,
         known: Images,
-        tpr: float = 0.99,
+        tpr: float = TPR,
         reference: Images | None = None,
         unfamiliar: Images | None = None,
         films: Tensor | None = None,
@@ -165,10 +196,7 @@ class Detector:
             PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], a
                 share that is out of range, or another number of films' numbers than of images.
         """
-        if not 0 < tpr <= 1:
-            raise PreimageError(
-                f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
-            )
+        _check_share(tpr)
         all_known = self._look_at(known)
         if reference is None:
             usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
@@ -180,16 +208,46 @@ class Detector:
         self._nearness.fit(usual.features, usual.logits[:, :-1].argmax(1))
         # never on the reference: each of its images is its own nearest neighbour
         chosen = held_out if unfamiliar is None else self._look_at(unfamiliar)
-        film = _of_films(films, len(chosen.logits))
+        films = _of_films(films, len(chosen.logits))
         measured = self._measures(chosen)
         self._gauge = Gauge.of(measured)
         evidence = _evidence(self._gauge, chosen, measured)
-        for name in score_names():
-            scores = judged(name, evidence)
-            self.thresholds[name] = float(
-                threshold_at(scores, tpr) if film is None else threshold_of_films(scores, film, tpr)
-            )
+        self._held_out = HeldOut({name: judged(name, evidence) for name in score_names()}, films)
+        return self.set_tpr(tpr)
+
+    @property
+    def can_set_tpr(self) -> bool:
+        """Whether the scores of the held-out images are known, which older files do not keep."""
+        return self._held_out is not None
+
+    def set_tpr(self, tpr: float) -> Detector:
+        """Choose all thresholds anew, from the scores of the held-out images of :meth:`fit`.
+
+        Args:
+            tpr: share of them that is to count as in-distribution, in (0, 1].
+
+        Raises:
+            PreimageError: as :meth:`thresholds_at`; the thresholds then stay as they were.
+        """
+        self.thresholds, self.tpr = self.thresholds_at(tpr), tpr
         return self
+
+    def thresholds_at(self, tpr: float) -> dict[str, float]:
+        """What :attr:`thresholds` would be for another share, in (0, 1].
+
+        Raises:
+            PreimageError: for a share that is out of range, or where the scores of the held-out
+                images are not known: before :meth:`fit`, and of a file from before they were kept.
+        """
+        _check_share(tpr)
+        self._fitted()
+        if self._held_out is None:
+            raise PreimageError(
+                "expected the scores of held-out images, from which another true positive rate "
+                "(--tpr) sets the thresholds, found a detector file from before they were kept; "
+                "train the detector anew with `preimage ood train`"
+            )
+        return self._held_out.thresholds(tpr)
 
     def predict(self, images: Tensor) -> Tensor:
         """Scores (B,) of images (B, C, H, W) in [0, 1], on the CPU.
@@ -283,15 +341,18 @@ class Detector:
             )
         header = {
             "format": FORMAT,
-            "recipe": json.dumps(asdict(self.recipe)),  # type: ignore[call-overload]
+            "recipe": json.dumps(_values(self.recipe)),
             "score": self.score,
             "thresholds": json.dumps(self.thresholds),
             "gauge": json.dumps(self._fitted()),
         }
+        if self.tpr is not None:
+            header["tpr"] = json.dumps(self.tpr)
         state = {
             **{_NETWORK + name: t for name, t in self.classifier.network.state_dict().items()},
             **{_LAYERS + name: t for name, t in self._layers.state_dict().items()},
             **{_NEARNESS + name: t for name, t in self._nearness.state_dict().items()},
+            **{_HELD_OUT + name: t for name, t in _packed(self._held_out).items()},
         }
         return pack({name: t.detach().cpu().contiguous() for name, t in state.items()}, header)
 
@@ -299,8 +360,12 @@ class Detector:
     def load(cls, path: str | Path) -> Detector:
         """Read what :meth:`save` wrote; a run folder of `preimage ood train` will do.
 
+        The file holds all weights: of a classifier that was hardened neither checkpoint nor run
+        folder is needed, a user's own factory or archive is.
+
         Raises:
-            PreimageError: when there is no such file, or one that is damaged or of another version.
+            PreimageError: when there is no such file, or one that is damaged or of another version,
+            or the code that builds its network is not at hand.
         """
         path = Path(path)
         file = path / DETECTOR_FILE if path.is_dir() else path
@@ -309,10 +374,11 @@ class Detector:
         )
         values = json.loads(header["recipe"])
         recipe = _recipe(values)
+        weights = below(_NETWORK, state)
         with torch.random.fork_rng():  # first weights are drawn, and then replaced
-            classifier = recipe.build()
+            classifier = recipe.build(weights)
         try:
-            classifier.network.load_state_dict(below(_NETWORK, state))
+            classifier.network.load_state_dict(weights)
         except RuntimeError as error:
             raise PreimageError(
                 f"expected the network that the detector in '{path}' was made from, found that "
@@ -325,11 +391,34 @@ class Detector:
         detector._gauge = Gauge(*map(tuple, json.loads(header["gauge"])))
         detector._layers.load_state_dict(below(_LAYERS, state))
         detector._nearness.load_state_dict(below(_NEARNESS, state))
+        detector._held_out = _unpacked(below(_HELD_OUT, state))
+        detector.tpr = json.loads(header.get("tpr", "null"))
         return detector
 
 
 def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
     return Evidence(seen.logits, *gauge(measured).float().unbind(1))
+
+
+def _check_share(tpr: float) -> None:
+    if not 0 < tpr <= 1:
+        raise PreimageError(
+            f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
+        )
+
+
+def _packed(held_out: HeldOut | None) -> dict[str, Tensor]:
+    """Tensors by name, for :func:`_unpacked`."""
+    if held_out is None:
+        return {}
+    films = {} if held_out.films is None else {_FILMS: held_out.films}
+    return {**{f"{_SCORES}{name}": t for name, t in held_out.scores.items()}, **films}
+
+
+def _unpacked(state: dict[str, Tensor]) -> HeldOut | None:
+    """None of a file from before the scores were kept."""
+    scores = below(_SCORES, state)
+    return HeldOut(scores, state.get(_FILMS)) if scores else None
 
 
 def _of_films(films: Tensor | None, images: int) -> Tensor | None:
@@ -354,10 +443,21 @@ def _shuffled(count: int) -> Tensor:
     return torch.randperm(count, generator=stream("detector", count))
 
 
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """For :func:`_recipe`; of one that was read from an older file as they were there."""
+    values = asdict(recipe)  # type: ignore[call-overload]
+    return {name: value for name, value in values.items() if (name, value) != ("reference", None)}
+
+
 def _recipe(values: dict[str, Any]) -> FromScratch | FromModel:
     kind = values.pop("kind")
     if kind == FromModel.kind:
-        return FromModel(ModelConfig(**_tuples(values["model"])), values["head"])
+        reference = values.get("reference")
+        return FromModel(
+            ModelConfig(**_tuples(values["model"])),
+            values["head"],
+            reference=reference and FromScratch(**_tuples(reference)),
+        )
     return FromScratch(**_tuples(values))
 
 

@@ -30,6 +30,15 @@ _FAIRNESS = (
 )
 
 
+SHARES = {
+    "garbage_share_98": "Unknown images beyond a threshold that lets 98 % through",
+    "id_garbage_share_98": "Known images beyond that",
+    "argmax_share": "Unknown images that the classifier itself puts in garbage",
+    "id_argmax_share": "Known images that it does",
+}
+"""What the figures of a record are called that not every evaluation has."""
+
+
 class View(NamedTuple):
     """What the page shows of one set of unknown images."""
 
@@ -73,7 +82,8 @@ def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Seq
 
     Args:
         model: name of what was measured.
-        result: `records`, what they share, and which baselines are `left_out` and why.
+        result: `records`, what they share, which baselines are `left_out` and why, and by the name
+            of a set why each of its `unreadable` files is.
         main: the method that pictures and facts are of.
         views: one for each unknown set; two sets may have one name.
     """
@@ -89,7 +99,7 @@ def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Seq
         f"Known are the test images of {result['id']}; everything else should get larger scores.",
         facts=_facts(result, main),
         panels=[table(_orders(result["records"])), histograms("Scores", _KEY, plots), surest],
-        notes=_notes(views, result["left_out"], len(views) - len(shown)),
+        notes=_notes(views, result, len(views) - len(shown)),
     )
 
 
@@ -120,20 +130,28 @@ def _facts(result: Mapping[str, Any], main: Method) -> dict[str, str]:
         "Unknown images beyond the threshold": f"{mean('garbage_share'):.1%}",
         "Known images beyond it": f"{mean('id_garbage_share'):.1%}",
     }
+    for field, name in SHARES.items():
+        if real[0][field] is not None:
+            facts[name] = f"{mean(field):.1%}"
     for field, name in (("id_accuracy", "Accuracy"), ("id_accuracy_plain", "plain classifier's")):
         if result[field] is not None:
             facts[name] = f"{result[field]:.2%}"
     return facts
 
 
-def _notes(views: Sequence[View], left_out: Mapping[str, str], unseen: int) -> list[str]:
+def _notes(views: Sequence[View], result: Mapping[str, Any], unseen: int) -> list[str]:
     notes = [
         f"{view.scores.name}: {shortcut.statistic} alone tells it from the known images with an "
         f"AUROC of {shortcut.auroc:.3f}, so a good figure there says little about content."
         for view in views
         for shortcut in view.shortcuts
     ]
-    notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    notes += [f"{name} is left out: {reason}" for name, reason in result["left_out"].items()]
+    notes += [
+        f"{name}: {len(reasons)} images cannot be read and are left out, of which the first: "
+        f"{reasons[0]}."
+        for name, reasons in result["unreadable"].items()
+    ]
     if unseen:
         notes.append(f"Mistakes of {unseen} more sets are not shown.")
     return [*_FAIRNESS, *notes]

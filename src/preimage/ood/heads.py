@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from preimage.classifier import Classifier, frozen
 from preimage.errors import PreimageError
+from preimage.tensors import below
 
 GARBAGE = "garbage"
 """Name of the last class."""
@@ -63,6 +64,14 @@ def beside(classifier: Classifier) -> Classifier:
 
 
 _MODES: dict[str, Callable[[Classifier], Classifier]] = {"extend": extend, "beside": beside}
+
+
+def known_weights(weights: Mapping[str, Tensor], mode: Mode) -> dict[str, Tensor]:
+    """Of the weights of a network with garbage those of the network that it was made from.
+
+    With "extend" its last layer has a row more than there.
+    """
+    return below("inner.network.", weights) if mode == "beside" else dict(weights)
 
 
 class Beside(nn.Module):

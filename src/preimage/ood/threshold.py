@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from preimage.runtime import stream
 
+TPR = 0.99
+"""Share of known images to let through, where none is asked for."""
+
 _SURE = 0.9
 """Share of the redraws of films in which a threshold lets through what was asked for."""
 _REDRAWS = 400
+
+
+class HeldOut(NamedTuple):
+    """What scores make of held-out images of the classes: thresholds for any share come of it."""
+
+    scores: Mapping[str, Tensor]
+    """By the name of the score, (N,) each, larger is more out-of-distribution."""
+    films: Tensor | None
+    """(N,) int64, the same number for frames of one film; None where each image is one of its
+    own."""
+
+    def thresholds(self, tpr: float) -> dict[str, float]:
+        """Of each score, where the share `tpr` in (0, 1] is let through."""
+        return {name: self._threshold(scores, tpr) for name, scores in self.scores.items()}
+
+    def _threshold(self, scores: Tensor, tpr: float) -> float:
+        if self.films is None:
+            return float(threshold_at(scores, tpr))
+        return float(threshold_of_films(scores, self.films, tpr))
 
 
 def threshold_at(scores: Tensor, tpr: float) -> Tensor:

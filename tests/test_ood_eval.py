@@ -1,0 +1,107 @@
+"""What `preimage ood eval` makes of the unknown images that it is given."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from tiny import evaluate, run
+
+pytestmark = pytest.mark.usefixtures("workplace")
+
+
+def encoded(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def write_parquet(path, rows):
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [{"bytes": row, "path": None} for row in rows]
+    datasets.Dataset.from_dict({"image": rows}, features=features).to_parquet(path)
+    return path
+
+
+def ours(records, name="combined"):
+    return {r["ood"]: r for r in records if (r["method"], r["score"]) == ("preimage", name)}
+
+
+def test_images_that_cannot_be_read_are_reported_and_the_rest_is_measured(capsys, shared):
+    folder = shutil.copytree(shared / "other", "more")
+    (Path(folder) / "broken.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(Path(folder) / "small.png")
+    status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", folder, shared / "other")
+    assert status == 0, err
+    said = " ".join(err.split())
+    assert "left out: more/broken.png" in said.replace(f"{Path.cwd()}/", "") and "small.png" in said
+    result = json.loads(out)
+    broken, whole = (ours(result["records"])[name] for name in ("more", "other"))
+    assert (broken["unreadable"], whole["unreadable"]) == (2, 0)
+    assert list(result["unreadable"]) == ["more"] and len(result["unreadable"]["more"]) == 2
+    assert broken["auroc"] == whole["auroc"]  # the rest are the same images
+    assert "more: 2 images cannot be read" in (Path("eval") / "ood.html").read_text()
+
+
+def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
+    Path("junk").mkdir()
+    for name in ("a.png", "b.png"):
+        Path("junk", name).write_bytes(b"no image")
+    status, _, err = evaluate(capsys, shared, "--no-synthetic", "--ood", "junk")
+    said = " ".join(err.split())
+    assert status == 2 and "at least one image that can be read" in said and "among 2" in said
+    assert "Traceback" not in err and not Path("eval").exists()
+
+
+def test_known_images_that_cannot_be_read_are_refused(capsys, shared):
+    images, labels = tiny.bands(30)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = Path("known", str(label))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:02}.png")
+    Path("known/0/00.png").write_bytes(b"no image")
+    status, _, err = run(
+        capsys, "ood", "eval", shared / "hard", "--id", "known", "--ood", shared / "other"
+    )
+    assert status == 2 and "00.png cannot be decoded" in " ".join(err.split())
+
+
+def test_a_parquet_file_is_measured_as_the_folder_of_its_images(capsys, shared):
+    files = sorted((shared / "other").glob("*.png"))
+    rows = [file.read_bytes() for file in files]
+    write_parquet("rows.parquet", [*rows, b"no image"])
+    status, out, err = evaluate(
+        capsys, shared, "--no-synthetic", "--ood", "rows.parquet", shared / "other"
+    )
+    assert status == 0, err
+    found = ours(json.loads(out)["records"])
+    figures = ("auroc", "aupr_in", "fpr95", "garbage_share")
+    assert all(found["rows"][name] == found["other"][name] for name in figures)
+    assert found["rows"]["unreadable"] == 1 and "row 30 of rows" in " ".join(err.split())
+
+
+def test_shortcuts_are_named_in_record_and_page(capsys, shared):
+    random = np.random.default_rng(3)
+    framed = random.integers(30, 120, (30, 8, 8), dtype=np.uint8)
+    framed[:, [0, -1]] = framed[:, :, [0, -1]] = 30
+    write_parquet("framed.parquet", [encoded(image) for image in framed])
+    status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", "framed.parquet")
+    assert status == 0, err
+    named = {s["statistic"]: s["auroc"] for s in json.loads(out)["shortcuts"]["framed"]}
+    assert named["constant border"] == 1.0
+    page = (Path("eval") / "ood.html").read_text()
+    assert "framed: constant border alone tells it from the known images" in page
+    status, out, _ = run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", "eval"),
+        *("--most", "60", "--no-synthetic", "--ood", "framed.parquet"),
+    )
+    assert status == 0 and "framed constant border" in out
