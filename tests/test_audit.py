@@ -17,6 +17,7 @@ import preimage
 import preimage.jobs.ood_train
 import tiny
 from preimage.auditing import acceptance, detection, evidence, job, leaking
+from preimage.auditing.accuracy import balanced
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
@@ -360,22 +361,28 @@ def fitted():
     return tiny.fit(tiny.build(), lambda _: (images, labels), 60)
 
 
-def test_a_classifier_that_does_its_task_is_told_from_one_that_gets_other_images(data, monkeypatch):
+@pytest.fixture
+def many():
+    """Test images enough to tell guessing from more."""
+    return str(tiny.write_npz("many.npz", train=90, test=300))
+
+
+def test_a_classifier_that_does_its_task_is_told_from_one_that_gets_other_images(many, monkeypatch):
     only(monkeypatch, "accuracy")
-    options = {"image": (1, 8, 8), "data": data, "budget": "60s"}
+    options = {"image": (1, 8, 8), "data": many, "budget": "60s"}
     good = preimage.audit(fitted(), out="good", **options).record
     assert good["task"]["works"] == "yes" and good["task"]["accuracy"] > 0.9
-    assert good["premise"]["tone"] == "good" and good["task"]["images"] == 60
+    assert good["premise"]["tone"] == "good" and good["task"]["images"] == 300
     result = preimage.audit(fitted(), mean=(9.0,), out="wrong", **options)
     assert result.record["task"]["works"] == "no" and result.record["task"]["accuracy"] < 0.5
     page = " ".join(result.page.read_text(encoding="utf-8").split())
-    assert "does not work on these data: check the normalisation (--mean, --std)" in page
+    assert "does not work on these data. Check the normalisation (--mean, --std)" in page
     assert page.index("does not work") < page.index("What does it accept?")
 
 
-def test_what_does_not_work_is_told_in_the_terminal_and_stops_a_gate(capsys, data, monkeypatch):
+def test_what_does_not_work_is_told_in_the_terminal_and_stops_a_gate(capsys, many, monkeypatch):
     only(monkeypatch, "accuracy")
-    arguments = ["audit", "tiny:build", *tiny.IMAGE, "--data", data, "--out", "run"]
+    arguments = ["audit", "tiny:build", *tiny.IMAGE, "--data", many, "--out", "run"]
     assert main([*arguments, "--fail-on", "task.works==no"]) == 3
     out, err = (" ".join(text.split()) for text in capsys.readouterr())
     assert "Does it do its own task?" in out and "too close to guessing" in err
@@ -402,8 +409,27 @@ def test_naming_the_commonest_class_alone_is_no_work(monkeypatch):
     np.savez("uneven.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     options = {"image": (1, 8, 8), "data": "uneven.npz", "budget": "60s", "out": "run"}
     found = preimage.audit(Always(2).eval(), **options).record
-    assert found["task"]["accuracy"] == found["task"]["guessing"] == pytest.approx(0.9)
+    assert found["task"]["accuracy"] == pytest.approx(0.9)
+    assert found["task"]["balanced_accuracy"] == found["task"]["guessing"] == 0.5
     assert found["task"]["works"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "works"),
+    [
+        ((1710, 90), (1900, 100), "yes"),  # nine of ten of either class, one of which is rare
+        ((1900, 0), (1900, 100), "no"),
+        ((8, 7), (10, 10), "can't tell"),
+        ((900, 0), (900, 0), "can't tell"),
+        ((30,) * 10, (100,) * 10, "yes"),
+        ((11,) * 10, (100,) * 10, "no"),
+    ],
+)
+def test_skill_is_told_from_guessing_as_far_as_the_images_tell(right, of, works):
+    labels = torch.arange(len(of)).repeat_interleave(torch.tensor(of))
+    hits = [torch.arange(n) < r for r, n in zip(right, of, strict=True)]
+    found = balanced(torch.cat(hits), labels)
+    assert found.works == works and 0 <= found.low <= found.share <= found.high <= 1
 
 
 @pytest.mark.parametrize(("works", "tone"), [("no", "unknown"), ("yes", "good")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,6 @@ from safetensors.torch import save_file
 
 import tiny
 from preimage.cli import main
-from preimage.config import ModelConfig
 from preimage.ood import Detector
 from preimage.ood.detector import DETECTOR_FILE
 from preimage.tensors import pack, unpack
@@ -92,11 +92,35 @@ def test_a_detector_whose_code_is_gone_is_one_sentence(capsys, shared, monkeypat
 def test_an_older_file_is_the_same_after_it_was_read(shared):
     """What tells a finished evaluation that its detector is still the same is the file's bytes."""
     harden(shared / "bands.npz", "tiny:build", *tiny.IMAGE)
-    detector = Detector.load("hard")
-    assert detector.to_bytes() == (Path("hard") / DETECTOR_FILE).read_bytes()
-    assert detector.recipe.model == ModelConfig("tiny:build", image=(1, 8, 8))
-    header, _ = unpack(Path("hard") / DETECTOR_FILE, "preimage-detector-2", "detector", "")
-    assert "reference" not in json.loads(header["recipe"])
+    file = Path("hard") / DETECTOR_FILE
+    header, state = unpack(file, "preimage-detector-2", "detector", "")
+    model = {"model": "tiny:build", "checkpoint": None, "image": [1, 8, 8], "mean": None}
+    model |= {"std": None, "classes": None, "feature_layer": None}
+    header["recipe"] = json.dumps({"model": model, "head": "extend", "kind": "model"})
+    file.write_bytes(pack(state, header))
+    assert Detector.load("hard").to_bytes() == file.read_bytes()
+
+
+def test_class_names_from_a_file_stay_with_the_detector(capsys, shared, monkeypatch):
+    Path("names.txt").write_text("0\n1\n2\n", encoding="utf-8")
+    names = ("--class-names", "names.txt")
+    before = harden(shared / "bands.npz", "tiny:build", *tiny.IMAGE, *names)
+    elsewhere(monkeypatch)
+    Path("names.txt").write_text("other\n1\n2\n", encoding="utf-8")
+    detector = Detector.load(DETECTOR_FILE)
+    assert detector.class_names == ("0", "1", "2")
+    assert torch.equal(detector.predict(some_images()), before)
+    status, _, err = run(capsys, "ood", "score", DETECTOR_FILE, shared / "other")
+    assert status == 0, err
+
+
+def test_a_network_that_a_factory_gives_out_again_stays_as_it_is(shared, monkeypatch):
+    network = tiny.build()
+    monkeypatch.setattr(tiny, "build", lambda: network)
+    before = copy.deepcopy(network.state_dict())
+    harden(shared / "bands.npz", "tiny:build", *tiny.IMAGE)
+    Detector.load("hard")
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
 
 
 def test_first_weights_do_not_matter_to_a_detector(shared, monkeypatch):

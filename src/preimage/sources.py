@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
@@ -197,6 +198,7 @@ def _finish(
             "--image CHANNELS HEIGHT WIDTH"
         )
     if isinstance(config, WithWeights):
+        network = copy.deepcopy(network)  # a factory may give out the same one again
         take_over(network, config.weights)
     elif config.checkpoint is not None:
         load_checkpoint(network, config.checkpoint)

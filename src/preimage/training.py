@@ -192,24 +192,29 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float().view(-1, 1, 1), deviation.float().view(-1, 1, 1)
 
 
-@torch.no_grad()
 def accuracy_on(classifier: Classifier, data: ImageSet, batch: int = 500) -> float:
     """Share of `data` that `classifier`, in evaluation mode, puts in the right class.
 
     It may have a class more than the data, as a garbage class: an image sent there counts as wrong.
     """
-    with frozen(classifier):
-        answers = [
-            classifier(channels_last(data.floats(index).to(classifier.mean.device))).logits
-            for index in torch.arange(len(data)).split(at_once(data.spec, batch))
-        ]
     accuracy = multiclass_accuracy(
-        torch.cat(answers).argmax(1).cpu(),
+        predictions(classifier, data, batch),
         data.labels,
         num_classes=classifier.classes,
         average="micro",
     )
     return float(accuracy)
+
+
+@torch.no_grad()
+def predictions(classifier: Classifier, data: ImageSet, batch: int = 500) -> Tensor:
+    """Classes (N,) int64 that `classifier`, in evaluation mode, puts the images in, on the CPU."""
+    with frozen(classifier):
+        answers = [
+            classifier(channels_last(data.floats(index).to(classifier.mean.device))).logits
+            for index in torch.arange(len(data)).split(at_once(data.spec, batch))
+        ]
+    return torch.cat(answers).argmax(1).cpu()
 
 
 def shuffled_batches(

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from torch import Tensor
+
 from preimage.auditing.answers import premise
 from preimage.auditing.context import Context, some, wilson
 from preimage.auditing.parts import Found, part
-from preimage.training import accuracy_on
+from preimage.training import predictions
 
 _LEAST, _MOST = 200, 10_000
-_SURE = 2.326348
-"""Deviations of a one-sided bound that holds in 99 of 100 cases."""
+_SURE = 2.575829
+"""Deviations of an interval that holds in 99 of 100 cases."""
 _SKILL = 0.1
-"""How far from guessing (0) to certainty (1) its accuracy must be shown to reach.
+"""How far from guessing (0) to certainty (1) its balanced accuracy must reach.
 
 With the usual normalisation left out, channels swapped or classes in another order, accuracy falls
-to about that of guessing. A share of what guessing leaves means the same for 2 classes as for 1000
-and for classes of unequal size, which a multiple of one in K does not.
+to about that of guessing. A share of what guessing leaves means the same for 2 classes as for 1000,
+which a multiple of one in K does not.
 """
+
+
+class Balanced(NamedTuple):
+    """Mean over the classes of the share that is right, with its interval of 99 %."""
+
+    share: float
+    low: float
+    high: float
+    classes: int
+    """That there are images of."""
+
+    @property
+    def works(self) -> str:
+        """Whether that is more than guessing, as far as so many images tell."""
+        guessing = 1 / self.classes
+        bar, half = (guessing + skill * (1 - guessing) for skill in (_SKILL, 0.5))
+        if self.low > bar:
+            return "yes"
+        # of a few images even a good one may get few right
+        return "no" if self.share <= bar and self.high < half else "can't tell"
 
 
 @part("accuracy", "task", 0.02, needs=("test",))
@@ -26,22 +50,41 @@ def accuracy(context: Context, seconds: float) -> Found:
     assert test is not None
     most = context.fixed("accuracy images", lambda: _images(context, seconds))
     known = some(test, most, context.command.seed)
-    right = round(accuracy_on(context.classifier, known) * len(known))
-    low, _ = wilson(right, len(known), _SURE)
-    # always naming the commonest class, which is one in K where all are as common
-    guessing = float(known.labels.bincount().max()) / len(known)
-    works = low > guessing + _SKILL * (1 - guessing)
+    right = predictions(context.classifier, known) == known.labels
+    found = balanced(right, known.labels)
     figures = {
-        "accuracy": right / len(known),
-        "accuracy_low": low,
-        "guessing": guessing,
+        "accuracy": float(right.double().mean()),
+        "balanced_accuracy": found.share,
+        "balanced_low": found.low,
+        "balanced_high": found.high,
+        "guessing": 1 / found.classes,
         "images": len(known),
-        "works": "yes" if works else "no",
+        "works": found.works,
     }
-    if not works:
+    if found.works == "no":
         answer = premise(figures, "")
         context.report.warn(f"{answer.figure} {answer.meaning}")
     return Found(figures)
+
+
+def balanced(right: Tensor, labels: Tensor) -> Balanced:
+    """Accuracy that counts every class alike, so that naming the commonest one is no skill.
+
+    Args:
+        right: (N,) bool, which images are put in their own class.
+        labels: (N,) int64, the classes.
+
+    Returns:
+        With the interval of Wilson 1927 for as many images as would tell the mean as well if all
+        classes were as common.
+    """
+    counts = labels.bincount().double()
+    there = counts > 0
+    hits = labels[right].bincount(minlength=len(counts)).double()
+    share = float((hits[there] / counts[there]).mean())
+    classes = int(there.sum())
+    alike = classes**2 / float(counts[there].reciprocal().sum())
+    return Balanced(share, *wilson(share * alike, alike, _SURE), classes)
 
 
 def _images(context: Context, seconds: float) -> int:

@@ -68,23 +68,30 @@ def premise(task: Mapping[str, Any], why: str) -> Answer:
     accuracy = task["accuracy"]
     if accuracy is None:
         return _nothing(question, why)
-    words: tuple[str, Tone] = ("Yes", "good")
-    meaning = f"of {task['images']} test images are put in their own class."
-    if task["works"] == "no":
-        words = ("No", "bad")
-        meaning = (
-            f"of {task['images']} test images are put in their own class, which is too close to "
-            f"guessing ({task['guessing']:.1%}). All other figures are of a classifier that does "
-            f"not work on these data: check {_TO_CHECK}."
-        )
-    elif accuracy < _HALF:
-        words = ("In part", "fair")
-        meaning += f" Where it is known to do better, check {_TO_CHECK}."
+    word, tone, remark = _work(task)
+    meaning = f"of {task['images']} test images are put in their own class.{remark}"
     sureness = (
-        f"At least {task['accuracy_low']:.1%} with 99 % confidence; always naming the commonest "
-        f"class gets {task['guessing']:.1%}."
+        f"With every class counted alike {task['balanced_accuracy']:.1%} (99 % interval: "
+        f"{task['balanced_low']:.1%} to {task['balanced_high']:.1%}); guessing gets "
+        f"{task['guessing']:.1%}."
     )
-    return Answer(question, words[0], f"{accuracy:.1%}", meaning, sureness, words[1])
+    return Answer(question, word, f"{accuracy:.1%}", meaning, sureness, tone)
+
+
+def _work(task: Mapping[str, Any]) -> tuple[str, Tone, str]:
+    """The word, its tone, and what is to be said besides."""
+    if task["works"] == "no":
+        text = (
+            f" That is too close to guessing: all other figures are of a classifier that does not "
+            f"work on these data. Check {_TO_CHECK}."
+        )
+        return "No", "bad", text
+    if task["works"] == "can't tell":
+        text = f" They are too few to tell that from guessing; give more, or check {_TO_CHECK}."
+        return "Can't tell", "unknown", text
+    if task["accuracy"] < _HALF:
+        return "In part", "fair", f" Where it is known to do better, check {_TO_CHECK}."
+    return "Yes", "good", ""
 
 
 _ACCEPT = "What does it accept?"

@@ -65,7 +65,7 @@ def audit(
             by, in [0, 1] units.
         std: per-channel standard deviation, likewise.
         class_names: one for each output, for a plain module or a name whose model does not say;
-            None names classes by number.
+            None names classes by number. Beside a name also a text as for --class-names.
         checkpoint: weights for the name of a factory, a torchvision or a timm network.
         classes: class count of a torchvision or timm network, where it is not the library's own.
         data: data set that the model was trained for; see :func:`preimage.load`.
@@ -157,8 +157,8 @@ def _shape(image: Sequence[int] | None) -> tuple[int, int, int] | None:
 
 def _listed(names: Sequence[str] | None) -> str | None:
     """As --class-names takes them."""
-    if names is None:
-        return None
+    if names is None or isinstance(names, str):
+        return names
     if any("," in name for name in names):
         raise PreimageError(
             "expected class names without commas beside a model's name, found some with; give "

@@ -189,7 +189,7 @@ def some(images: ImageSet, most: int, seed: int) -> ImageSet:
     return images.subset(order[:most])
 
 
-def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(hits: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """Interval of a share (Wilson 1927), by default of 95 %.
 
     Args:

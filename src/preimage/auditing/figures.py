@@ -58,10 +58,12 @@ VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
 SECTIONS: dict[str, dict[str, Figure]] = {
     "task": {
         "accuracy": _share("larger"),
-        "accuracy_low": _share("larger"),
+        "balanced_accuracy": _share("larger"),
+        "balanced_low": _share("larger"),
+        "balanced_high": _share("larger"),
         "guessing": _share(),
         "images": _count(),
-        "works": Word(("yes", "no"), ranked=True),
+        "works": Word(("yes", "can't tell", "no"), ranked=True),
     },
     "accept": {
         "inversion_accuracy": _share(),

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -43,13 +44,13 @@ def read_cached(source: Source, request: Request) -> ImageSet:
     A cache that cannot be written only costs time: the set is read from its source, with a
     warning. Where the version of the source cannot be told, the copy stored last is taken.
     """
-    stem = cache_folder() / _stem(source, request)
-    if source.version is None:
-        return _any_version(stem) or source.read(request)
-    path = stem.with_name(f"{stem.name}-{_digest(source.version)}.safetensors")
-    found = _load(path)
-    if found is not None:
-        return found
+    found = _stored(source, request)
+    if found is None and request.lenient:
+        # where all can be read it is the same set
+        found = _stored(source, replace(request, lenient=False))
+    if found is not None or source.version is None:
+        return found or source.read(request)
+    stem, path = _places(source, request)
     with _locked(stem) as writable:
         found = _load(path) if writable else None
         if found is None:
@@ -57,6 +58,18 @@ def read_cached(source: Source, request: Request) -> ImageSet:
             if writable:
                 _store(found, path, stem)
     return found
+
+
+def _stored(source: Source, request: Request) -> ImageSet | None:
+    stem, path = _places(source, request)
+    return _any_version(stem) if source.version is None else _load(path)
+
+
+def _places(source: Source, request: Request) -> tuple[Path, Path]:
+    """What the names of all versions begin with, and the file of this one."""
+    stem = cache_folder() / _stem(source, request)
+    version = "" if source.version is None else _digest(source.version)
+    return stem, stem.with_name(f"{stem.name}-{version}.safetensors")
 
 
 def _stem(source: Source, request: Request) -> str:

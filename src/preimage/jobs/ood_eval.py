@@ -22,7 +22,7 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
-from preimage.ood.eval_page import View, evaluation_page, mistakes
+from preimage.ood.eval_page import SHARES, View, evaluation_page, mistakes
 from preimage.ood.evaluation import (
     OURS,
     BaselineJudge,
@@ -42,12 +42,6 @@ from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
 _COMBINED = Method(OURS, "combined")
-_SHARES = {
-    "garbage_share": "Beyond the threshold",
-    "garbage_share_98": "Beyond one that lets 98 % through",
-    "argmax_share": "Put in garbage by the classifier itself",
-}
-"""What shares of the images are called, by their field of a record."""
 _NO_SPLITS = (
     "it is fitted to training images, and the data have none apart from the test images; give data "
     "with splits"
@@ -150,10 +144,10 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
             f"{name} {len(reasons)}" for name, reasons in result["unreadable"].items()
         )
     ours = [r for r in records if (r["method"], r["score"]) == _COMBINED]
-    for field, name in _SHARES.items():
+    for field, name in SHARES.items():
         # a finished run may be from before a share was measured
         if ours and ours[0].get(field) is not None:
-            shown[name] = ", ".join(
+            shown[f"images {name}"] = ", ".join(
                 f"{r['ood']} {r[field]:.1%} (known {r[f'id_{field}']:.1%})" for r in ours
             )
     return shown
@@ -240,7 +234,9 @@ def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier
     """The classifier without garbage; None where there is none, and a warning if one was needed."""
     if command.plain is None and isinstance(detector.recipe, FromModel):
         try:
-            return load_classifier(detector.recipe.model)
+            plain = load_classifier(detector.recipe.model)
+            _check_twin(plain, detector, detector.recipe.model.model)
+            return plain
         except PreimageError as error:  # a detector does not need its file, and may have been moved
             report.warn(
                 "the classifier that was hardened is not measured, nor are baselines; name it with "
@@ -255,13 +251,17 @@ def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier
             )
         return None
     plain = load_classifier(command.plain)
+    _check_twin(plain, detector, command.plain)
+    return plain
+
+
+def _check_twin(plain: Classifier, detector: Detector, name: str) -> None:
     if (plain.spec, plain.classes) != (detector.spec, len(detector.class_names)):
         raise PreimageError(
             f"expected a plain classifier of images {detector.spec} and "
             f"{len(detector.class_names)} classes, found {plain.spec} and {plain.classes} in "
-            f"'{command.plain}'; give the detector's own twin"
+            f"'{name}'; give the detector's own twin"
         )
-    return plain
 
 
 def _measure(

@@ -156,7 +156,12 @@ def _recipe(
 ) -> Recipe:
     if command.start.model:
         start = ModelConfig(**vars(command.start))
-        return FromModel(start, command.harden.head, reference=_reference(start.model))
+        return FromModel(
+            replace(start, class_names=None),
+            command.harden.head,
+            reference=_reference(start.model),
+            class_names=data.class_names if start.class_names else None,
+        )
     return FromScratch(
         arch=training.arch,
         width=training.width,

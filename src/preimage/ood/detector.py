@@ -97,6 +97,9 @@ class FromModel:
     kind: str = "model"
     reference: FromScratch | None = None
     """Of a classifier that `preimage train` made, how to build it where its run folder is not."""
+    class_names: tuple[str, ...] | None = None
+    """Of the n classes, where the settings gave them and not the model: a file that they came from
+    may be gone."""
 
     def build(self, weights: Mapping[str, Tensor]) -> Classifier:
         """See :class:`Recipe`.
@@ -105,6 +108,8 @@ class FromModel:
             PreimageError: where the code, or the archive, that builds the network is not at hand.
         """
         start = self._start(weights) if self.reference is None else self.reference.plain()
+        if self.class_names is not None:
+            start.class_names = self.class_names
         return with_garbage(start, self.head)
 
     def _start(self, weights: Mapping[str, Tensor]) -> Classifier:
@@ -446,17 +451,25 @@ def _shuffled(count: int) -> Tensor:
 def _values(recipe: Recipe) -> dict[str, Any]:
     """For :func:`_recipe`; of one that was read from an older file as they were there."""
     values = asdict(recipe)  # type: ignore[call-overload]
-    return {name: value for name, value in values.items() if (name, value) != ("reference", None)}
+    if "model" in values:
+        values["model"] = _without(values["model"], "class_names")
+    return _without(values, "reference", "class_names")
+
+
+def _without(values: dict[str, Any], *later: str) -> dict[str, Any]:
+    """What says nothing of settings that came later, where they are not in use."""
+    return {name: v for name, v in values.items() if name not in later or v is not None}
 
 
 def _recipe(values: dict[str, Any]) -> FromScratch | FromModel:
     kind = values.pop("kind")
     if kind == FromModel.kind:
-        reference = values.get("reference")
+        reference, names = values.get("reference"), values.get("class_names")
         return FromModel(
             ModelConfig(**_tuples(values["model"])),
             values["head"],
             reference=reference and FromScratch(**_tuples(reference)),
+            class_names=names and tuple(names),
         )
     return FromScratch(**_tuples(values))
 

@@ -31,12 +31,11 @@ _FAIRNESS = (
 
 
 SHARES = {
-    "garbage_share_98": "Unknown images beyond a threshold that lets 98 % through",
-    "id_garbage_share_98": "Known images beyond that",
-    "argmax_share": "Unknown images that the classifier itself puts in garbage",
-    "id_argmax_share": "Known images that it does",
+    "garbage_share": "beyond the threshold",
+    "garbage_share_98": "beyond one that lets 98 % through",
+    "argmax_share": "that the classifier itself puts in garbage",
 }
-"""What the figures of a record are called that not every evaluation has."""
+"""What shares of the images are called, by their field of a record."""
 
 
 class View(NamedTuple):
@@ -127,12 +126,11 @@ def _facts(result: Mapping[str, Any], main: Method) -> dict[str, str]:
     facts = {
         f"Mean AUROC, {kind} sets": f"{mean('auroc'):.3f}",
         f"Mean FPR95, {kind} sets": f"{mean('fpr95'):.1%}",
-        "Unknown images beyond the threshold": f"{mean('garbage_share'):.1%}",
-        "Known images beyond it": f"{mean('id_garbage_share'):.1%}",
     }
     for field, name in SHARES.items():
         if real[0][field] is not None:
-            facts[name] = f"{mean(field):.1%}"
+            facts[f"Unknown images {name}"] = f"{mean(field):.1%}"
+            facts[f"Known images {name}"] = f"{mean(f'id_{field}'):.1%}"
     for field, name in (("id_accuracy", "Accuracy"), ("id_accuracy_plain", "plain classifier's")):
         if result[field] is not None:
             facts[name] = f"{result[field]:.2%}"
