@@ -9,6 +9,7 @@ unselected.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,11 +27,14 @@ CLASSES, SAMPLES = 10, 8
 def main() -> None:
     """Lay the runs named on the command line side by side."""
     runs = [Path(argument.partition("=")[2]) for argument in sys.argv[1:]]
-    blocks = [block(Inversion.load(run / GENERATOR_FILE)) for run in runs]
-    # (classes, runs * (samples + 1) - 1, 3, 32, 32): no gap after the last run
-    rows = torch.cat(blocks, dim=1)[:, :-1]
-    columns = rows.shape[1]
-    write_atomic(PICTURE, grid_png(rows.flatten(0, 1), columns, scale=1, gap=1))
+    draw([block(Inversion.load(run / GENERATOR_FILE)) for run in runs], PICTURE)
+
+
+def draw(blocks: Sequence[Tensor], picture: Path) -> None:
+    """Lay blocks as :func:`framed` gives them side by side."""
+    # (classes, blocks * (samples + 1) - 1, 3, 32, 32): no gap after the last block
+    rows = torch.cat(list(blocks), dim=1)[:, :-1]
+    write_atomic(picture, grid_png(rows.flatten(0, 1), rows.shape[1], scale=1, gap=1))
 
 
 def block(inversion: Inversion, samples: int = SAMPLES) -> Tensor:

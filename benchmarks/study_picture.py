@@ -14,10 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from picture import CLASSES, block, framed
+from picture import CLASSES, block, draw, framed
 from preimage.data import load
-from preimage.files import write_atomic
-from preimage.gallery import grid_png
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
 
@@ -29,9 +27,7 @@ def main() -> None:
     """Lay the runs named on the command line beside real images of the data set."""
     dataset, *runs = sys.argv[1:]
     blocks = [block(Inversion.load(Path(run) / GENERATOR_FILE), SAMPLES) for run in runs]
-    rows = torch.cat([*blocks, real(dataset)], dim=1)[:, :-1]
-    png = grid_png(rows.flatten(0, 1), rows.shape[1], scale=1, gap=1)
-    write_atomic(DOCS / f"study-{dataset}.png", png)
+    draw([*blocks, real(dataset)], DOCS / f"study-{dataset}.png")
 
 
 def real(dataset: str) -> Tensor:

@@ -151,7 +151,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         DiskError: when it cannot be written.
     """
-    write_atomic(path, (json_text(value, indent=1) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Of a JSON file that people read as well."""
+    return (json_text(value, indent=1) + "\n").encode()
 
 
 def json_text(value: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:

@@ -103,7 +103,7 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
         PreimageError: naming the first that is.
     """
     _check(
-        {**vars(config), "tpr": tpr},
+        vars(config),
         {
             "noise": (1, math.inf),
             "garbage": (config.noise, math.inf),
@@ -118,9 +118,9 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
             "valid": (1, math.inf),
             "margin": (0, 1),
             "patience": (0, math.inf),
-            "tpr": (_ABOVE_ZERO, 1),
         },
     )
+    check_tpr(tpr)
 
 
 def check_tpr(tpr: float | None) -> None:

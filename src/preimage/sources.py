@@ -83,14 +83,19 @@ def _bundled(config: ModelConfig) -> Classifier:
 def _trained(config: ModelConfig) -> Classifier:
     """What `preimage train` wrote: a run folder, or the file in it."""
     _refuse(config, *_OF_PLAIN_MODULES, "classes")
-    path = Path(config.model)
-    file = path / CLASSIFIER_FILE if path.is_dir() else path
+    path, file = Path(config.model), trained_file(config.model)
     if not file.is_file():
         raise PreimageError(
             f"expected a trained classifier, found no '{file}'; finish the training with "
             "`preimage train`, or check the path"
         )
     return load_file(file, path.stem if path.is_file() else path.name)
+
+
+def trained_file(model: str) -> Path:
+    """The file of a classifier that `preimage train` wrote, named by its run folder or itself."""
+    path = Path(model)
+    return path / CLASSIFIER_FILE if path.is_dir() else path
 
 
 def _archive(config: ModelConfig) -> Classifier:

@@ -28,7 +28,7 @@ from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
 from preimage.errors import MissingSplitError, PreimageError
-from preimage.files import json_text, text_bytes
+from preimage.files import json_bytes, text_bytes
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown, same_source
 from preimage.jobs.report import Reporter, Silent
@@ -177,7 +177,7 @@ def _run(context: Context, budget: float, heard: AuditReporter) -> None:
     heard.end(len(parts()))
     record = _record(context, done, budget)
     folder.write(PAGE_FILE, text_bytes(_page(context, done, budget, finished=True)))
-    folder.write(RECORD_FILE, (json_text(record, indent=1) + "\n").encode())
+    folder.write(RECORD_FILE, json_bytes(record))
     folder.finish(record)
 
 

@@ -99,6 +99,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
     unknown = check_unknown(command.ood, spec, lenient=True)
+    hardened, plain = subjects.classifiers
     digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
     names = ("model", "id", "ood", "synthetic", "plain", "baselines", "tpr", "most", "seed")
@@ -106,10 +107,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
         **{name: getattr(command, name) for name in names},
         WEIGHTS: digest,
         IMAGES: images_digests(known=known) | unknown,
-        CODE: code_digests(
-            classifier=subjects.plain,
-            detector=subjects.detector.classifier if subjects.detector else None,
-        ),
+        CODE: code_digests(classifier=plain, detector=hardened),
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:

@@ -25,7 +25,7 @@ from preimage.run import RunFolder, folder_name
 from preimage.runtime import make_fabric, precision_name
 from preimage.settings import CODE, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
-from preimage.sources import CLASSIFIER_FILE, load_classifier
+from preimage.sources import load_classifier, trained_file
 from preimage.training import accuracy_on, batch_count
 from preimage.types import ImageSpec
 from preimage.zoo import bundled
@@ -174,8 +174,7 @@ def _recipe(
 
 def _reference(model: str) -> FromScratch | None:
     """How to build a classifier that `preimage train` made; others have code of their own."""
-    path = Path(model)
-    file = path / CLASSIFIER_FILE if path.is_dir() else path
+    file = trained_file(model)
     if model in bundled() or file.suffix != ".safetensors":
         return None
     card = read_card(file)

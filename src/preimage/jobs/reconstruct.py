@@ -19,7 +19,7 @@ from preimage.data.order import of_classes
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
-from preimage.files import json_text, text_bytes
+from preimage.files import json_bytes, text_bytes
 from preimage.gallery import picture_uris
 from preimage.inversion import predict
 from preimage.jobs.measure import find_evaluator, own_data
@@ -107,7 +107,7 @@ def reconstruct_job(
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
             folder.write(PAGE_FILE, text_bytes(leak_page(classifier.name, record, panels)))
-            folder.write(RECORD_FILE, (json_text(record, indent=1) + "\n").encode())
+            folder.write(RECORD_FILE, json_bytes(record))
             folder.finish(record)
         return folder.metrics(), path
 
