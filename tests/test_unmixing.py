@@ -13,9 +13,10 @@ import preimage.leak.reconstruction
 import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
+from preimage.leak.components import Edges, separate
 from preimage.leak.first_layer import FirstLayer, first_layer
 from preimage.leak.reconstruction import _spread, reconstruct
-from preimage.leak.unmixing import Unmixed, differences, directions, unmix
+from preimage.leak.unmixing import Unmixed, directions, unmix
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
@@ -106,9 +107,55 @@ def test_a_scale_of_the_inputs_is_taken_back():
     assert found_again(images, unmix(wrong, SPEC).images) < 9
 
 
-def test_differences_are_those_of_neighbours():
-    spec = ImageSpec(1, 2, 2)
-    assert differences(torch.tensor([[1.0, 3.0, 6.0, 10.0]]), spec).tolist() == [[2, 4, 5, 7]]
+def test_edges_are_second_differences_of_every_direction():
+    spec = ImageSpec(1, 3, 3)
+    image = torch.tensor([[1.0, 3.0, 6.0], [2.0, 2.0, 2.0], [0.0, 5.0, 1.0]]).reshape(1, 9)
+    across = torch.tensor([1.0, 0.0, -9.0])
+    down = torch.tensor([-3.0, 4.0, 3.0])
+    corner = torch.tensor([-2.0, -3.0, 5.0, -4.0])
+    both = torch.tensor([-8.0])
+    expected = torch.cat(
+        [part / part.square().mean().sqrt() for part in (across, down, corner, both)]
+    )
+    assert torch.allclose(Edges(image, spec)(image)[0], expected)
+    assert torch.allclose(Edges(image, spec)(2 * image)[0], 2 * expected)
+
+
+def test_edges_of_colours_are_those_of_brightness_and_opponents():
+    spec = ImageSpec(3, 3, 3)
+    mixture = torch.rand(4, 27, generator=stream("colours"))
+    edges = Edges(mixture, spec)
+    grey = edges(mixture[:1, :9].repeat(1, 3))[0]
+    sizes = [3] * 6 + [4] * 3 + [1] * 3  # three channels of each kind
+    for number, part in enumerate(grey.split(sizes)):
+        assert (float(part.abs().max()) < 1e-5) == (number % 3 > 0)
+
+
+def test_separations_agree_on_images_and_not_on_noise():
+    images = pictures().flatten(1).double()
+    turned = torch.linalg.qr(torch.randn(COUNT, COUNT, generator=stream("turn")).double())[0]
+    edges = Edges(images, SPEC)
+    found = separate(turned @ images, edges, 0, torch.device("cpu"))
+    assert int(found.certain.sum()) >= 6  # the rest are rectangles with few edges, or at odds
+    shares = (found.combinations @ turned).abs()
+    best = shares.amax(1) / shares.norm(dim=1)
+    assert float(best[found.certain].min()) > 0.8
+    noise = torch.randn(20, 196, generator=stream("noise")).double()
+    assert int(separate(noise, Edges(noise, SPEC), 0, torch.device("cpu")).certain.sum()) <= 4
+
+
+def test_a_spike_is_not_certain():
+    spikes = torch.eye(196)[50:150:3].double()  # as many images as pixels can be turned into
+    turned = torch.linalg.qr(torch.randn(34, 34, generator=stream("turn")).double())[0]
+    found = separate(turned @ spikes, Edges(spikes, SPEC), 0, torch.device("cpu"))
+    shares = (found.combinations @ turned).abs()
+    best = shares.amax(1) / shares.norm(dim=1)
+    assert float(best.median()) > 0.9 and not found.certain.any()
+
+
+def test_images_without_edges_are_not_tried():
+    spec = ImageSpec(1, 2, 98)
+    assert len(unmix(layer(mixture(pictures())), spec, steps=3).images) == 0
 
 
 def test_the_first_layer_is_found_behind_a_normalisation():
@@ -173,12 +220,30 @@ def test_a_reconstruction_begins_with_what_the_weights_give():
     assert without.unmixed == 0 and found_again(pictures(), without.images) == 0
 
 
-def test_half_are_looked_for_where_more_come_out_than_are_asked_for():
+@pytest.mark.parametrize(("certain", "count"), [(0, 3), (2, 3), (4, 4), (6, 6), (12, 6)])
+def test_half_are_looked_for_where_more_come_out_and_few_are_certain(monkeypatch, certain, count):
+    give(monkeypatch, certain)
     found = reconstruct(planted(), ReconstructConfig(images=6, steps=5))
-    assert found.unmixed == 3 and found.images.shape == (6, *SPEC.shape)
+    assert found.unmixed == count and found.images.shape == (6, *SPEC.shape)
+    assert found_again(pictures(), found.images) == count
 
 
-def test_mixtures_have_no_part_in_the_search():
+def give(monkeypatch, certain):
+    """Let the weights give all pictures, so many of them certain."""
+
+    def all_of_them(*_, **__):
+        return Unmixed(pictures(), COUNT, certain)
+
+    monkeypatch.setattr(preimage.leak.reconstruction, "unmix", all_of_them)
+
+
+def test_what_is_certain_comes_out_of_the_weights():
+    found = reconstruct(planted(), ReconstructConfig(images=6, steps=5))
+    assert found.unmixed == 6 and found_again(pictures(), found.images) == 6
+
+
+def test_mixtures_have_no_part_in_the_search(monkeypatch):
+    give(monkeypatch, 0)
     config = ReconstructConfig(images=6, steps=130)
     target, memory = planted(), tiny.Memory()
     found = reconstruct(target, config)

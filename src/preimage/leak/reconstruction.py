@@ -194,10 +194,10 @@ def _known(
 ) -> _Known:
     """What comes out of the first layer's weights.
 
-    Where nine tenths of that are more than was asked for, half are looked for all the same: with
-    more training images than directions that stand out, what comes out is still mixed. Where nearly
-    all that was asked for comes out, and there are directions left, these give the rest: a search
-    for one more image takes as long as for all.
+    Where nearly all that was asked for comes out, and there are directions left, these give the
+    rest: a search for one more image takes as long as for all. Where nine tenths of what comes out
+    are more than was asked for, only what is certain counts; with many training images most may
+    still be mixed, and where less than half of those asked for are certain, half are looked for.
     """
     layer = first_layer(classifier) if config.start == "weights" else None
     if layer is None:
@@ -208,10 +208,12 @@ def _known(
             on_step(ReconstructProgress(step, steps, {}, "unmixing"))
 
     found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
-    if found.possible * _NEARLY_ALL > config.images:
-        return _Known(found.images[: config.images // 2], mixed=True)
-    nearly_all = found.possible >= _NEARLY_ALL * config.images
-    return _Known(found.images[: config.images if nearly_all else found.possible], mixed=False)
+    half, many = config.images // 2, found.possible * _NEARLY_ALL > config.images
+    if many and found.certain < half:
+        return _Known(found.images[:half], mixed=True)
+    count = found.certain if many else found.possible
+    nearly_all = count >= _NEARLY_ALL * config.images
+    return _Known(found.images[: config.images if nearly_all else count], mixed=False)
 
 
 @contextmanager

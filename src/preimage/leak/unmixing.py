@@ -4,38 +4,36 @@ Every step of gradient descent adds a multiple of the images of its batch to the
 unit of the first layer. What training has written there is therefore a matrix of coefficients times
 the images, and has as many directions as there were images. Where the first weights were small
 enough for these to stand out, an image is an unknown combination of known directions. Mixtures of
-natural images have more nearly normal gradients than the images themselves, so independent
-component analysis takes them apart; that pixels lie in [0, 1] and most neighbours are equal does
-the rest. Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578), separate the images of
-a batch from its gradient in this way; here it is the trained weights themselves.
+natural images have more nearly normal edges than the images themselves, so independent component
+analysis (:mod:`preimage.leak.components`) takes them apart; that pixels lie in [0, 1] and most
+edges are nearly 0 does the rest. Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578),
+separate the images of a batch from its gradient in this way; here it is the trained weights
+themselves.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preimage.leak.components import KNEE, SMALLEST, Components, Edges, separate, whitening_of
 from preimage.leak.first_layer import FirstLayer
-from preimage.runtime import stream
 from preimage.types import ImageSpec
 
-STEPS = 2000
-"""Of sharpening."""
-
-_ROUNDS = 200
-_KNEE = 0.3
+_STEPS, _FEWEST_STEPS = 2000, 400
+"""Of sharpening 100 images and fewer, and of many: a step takes as long as the square of these."""
+_FEW = 100
 _LAST_KNEE = 0.03
 _RANGE = 500.0
 _APART = 0.2
 _LAST_APART = 0.033
 _RATE = 0.01
+"""Of each coordinate of 100 images and fewer; all together move by its root of n."""
 _ABOVE_NOISE = 1.02
 _MOST_DIRECTIONS = 0.9
 _STEP, _FIRST_STEP = 2.0, 10
@@ -49,10 +47,13 @@ class Unmixed(NamedTuple):
     """What came out of a layer's weights."""
 
     images: Tensor
-    """(n, C, H, W) float32 in [0, 1], one a direction that stands out: those that are possible
-    images first, the most certain of each kind first."""
+    """(n, C, H, W) float32 in [0, 1], one a direction that stands out: those that are certain
+    first, then those that are possible images, the most likely of each kind first."""
     possible: int
-    """How many have nearly all pixels in [0, 1] of themselves; the others are cut off there."""
+    """How many are certain or have nearly all pixels in [0, 1] of themselves; the others are cut
+    off there."""
+    certain: int = 0
+    """How many two separations from different starts agreed on."""
 
 
 def unmix(
@@ -60,7 +61,7 @@ def unmix(
     spec: ImageSpec,
     *,
     seed: int = 0,
-    steps: int = STEPS,
+    steps: int | None = None,
     device: torch.device | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Unmixed:
@@ -69,25 +70,29 @@ def unmix(
     Args:
         layer: of H units, on images of `spec`.
         spec: shape of the images.
-        seed: of the first guess.
-        steps: of sharpening; the separation before it needs a few seconds.
-        device: where to sharpen.
+        seed: of the first guesses.
+        steps: of sharpening; None takes 2000 for up to 100 images, and down to 400 for more.
+        device: where to compute.
         on_step: told the step and the number of steps, now and then.
 
     Returns:
         No images where no direction stands out of the noise of the first weights, or so many do
-        that there is no noise left to tell them from, or where the bias has learnt nothing.
+        that there is no noise left to tell them from, where the bias has learnt nothing, or where
+        images of less than 3 by 3 pixels have no edges to tell.
     """
     found = directions(layer.weights)
-    if found is None or len(found) < 2:
+    if found is None or len(found) < 2 or min(spec.height, spec.width) < SMALLEST:
         return Unmixed(torch.empty(0, *spec.shape), 0)
     basis = _in_pixels(found, layer)
     # each image has a constant of 1, which tells its scale; a bias that never learnt has none
     if float(basis[:, -1].norm()) < _LEAST_CONSTANT * float(basis.norm()):
         return Unmixed(torch.empty(0, *spec.shape), 0)
-    guess = separate(basis, spec, seed)
-    mixture = _Mixture(basis.float(), spec, device or torch.device("cpu"))
-    return mixture.sharpen(guess.float(), steps, on_step)
+    edges = Edges(basis[:, :-1], spec)
+    device = device or torch.device("cpu")
+    guess = separate(basis[:, :-1], edges, seed, device)
+    mixture = _Mixture(basis.float(), spec, edges, device)
+    usual = max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / len(basis))))
+    return mixture.sharpen(guess, usual if steps is None else steps, on_step)
 
 
 def directions(weights: Tensor) -> Tensor | None:
@@ -137,86 +142,50 @@ def _before_step(values: Tensor, most: int) -> int:
     return int(steps.argmax()) + _FIRST_STEP
 
 
-def separate(basis: Tensor, spec: ImageSpec, seed: int) -> Tensor:
-    """A first guess: the combinations whose image gradients are least like normal noise.
-
-    FastICA (Hyvarinen 1999) on differences of neighbouring pixels, which are nearly uncorrelated
-    from image to image where the pixels themselves are not. The nonlinearity is that of a density
-    with a sharp peak, as image gradients have.
-
-    Args:
-        basis: (n, D + 1), combinations of images, the constant 1 of each in the last column.
-        spec: shape of the images.
-        seed: of the first rotation.
-
-    Returns:
-        (n, n), a combination of the rows of `basis` each.
-    """
-    # here, because loading it takes longer than most commands
-    from sklearn.decomposition import FastICA
-    from sklearn.exceptions import ConvergenceWarning
-
-    steps = differences(basis[:, :-1], spec)
-    whitening = _whitening(steps)
-    count = len(basis)
-    random = stream(seed, "unmixing")
-    start = torch.linalg.qr(torch.randn(count, count, generator=random).double())[0]
-    analysis = FastICA(whiten=False, fun=_peaked, w_init=start.numpy(), max_iter=_ROUNDS, tol=1e-6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # sharpening goes on from anywhere
-        analysis.fit((whitening @ steps).T.numpy())
-    return torch.from_numpy(analysis.components_) @ whitening
-
-
-def differences(images: Tensor, spec: ImageSpec) -> Tensor:
-    """Of horizontal and vertical neighbours, (N, G), for flat images (N, D)."""
-    image = images.reshape(-1, *spec.shape)
-    return torch.cat([image.diff(dim=3).flatten(1), image.diff(dim=2).flatten(1)], dim=1)
-
-
 class _Losses(NamedTuple):
     """Of each image (n,)."""
 
     outside: Tensor
     """Mean square of how far the pixels are outside [0, 1]."""
-    gradients: Tensor
-    """How far its gradients are from sparse."""
+    edges: Tensor
+    """How far its edges are from sparse."""
 
     @property
     def total(self) -> Tensor:
         """Both, weighted."""
-        return _RANGE * self.outside + self.gradients
+        return _RANGE * self.outside + self.edges
 
 
 class _Mixture:
     """Images as combinations of the directions, each with a constant of 1."""
 
-    def __init__(self, basis: Tensor, spec: ImageSpec, device: torch.device):
+    def __init__(self, basis: Tensor, spec: ImageSpec, edges: Edges, device: torch.device):
         self.spec = spec
         self.vectors = torch.linalg.qr(basis.T)[0].T.to(device)
         self.basis = basis.to(device)
         constant = self.vectors[:, -1]
         self.origin = constant / constant.square().sum()  # the shortest with a constant of 1
         self.free = _orthogonal_to(constant)
-        steps = differences(self.vectors[:, :-1], spec)
-        whitening = _whitening(steps)
+        steps = edges(self.vectors[:, :-1])
+        whitening = whitening_of(steps)
         self.white_steps = whitening @ steps
         # against a volume of exactly 0, whose logarithm has no gradient
         self.ridge = 1e-6 * torch.eye(len(basis)).to(self.basis)
         self.unwhitened = torch.linalg.inv(whitening.double()).to(steps)
 
     def sharpen(
-        self, guess: Tensor, steps: int, on_step: Callable[[int, int], None] | None
+        self, guess: Components, steps: int, on_step: Callable[[int, int], None] | None
     ) -> Unmixed:
-        """Move all images to where they are possible, sparse in gradients, and not alike."""
-        place = self._place(guess.to(self.basis)).requires_grad_()
-        rate = _RATE * float(place.detach().norm(dim=1).median())
+        """Move all images to where they are possible, sparse in edges, and not alike."""
+        place = self._place(guess.combinations.to(self.basis)).requires_grad_()
+        rate = _RATE * min(1.0, math.sqrt(_FEW / len(place)))
+        rate *= float(place.detach().norm(dim=1).median())
         optimizer = torch.optim.Adam([place], lr=rate, betas=(0.9, 0.99))
         for step in range(steps):
             done = step / steps
             for group in optimizer.param_groups:
                 group["lr"] = rate * (0.505 + 0.495 * math.cos(math.pi * done))
-            losses, alike = self._losses(place, _KNEE * (_LAST_KNEE / _KNEE) ** done)
+            losses, alike = self._losses(place, KNEE * (_LAST_KNEE / KNEE) ** done)
             apart = _APART + (_LAST_APART - _APART) * done
             loss = losses.total.mean() + apart * alike
             optimizer.zero_grad()
@@ -224,7 +193,7 @@ class _Mixture:
             optimizer.step()
             if on_step and (step % 50 == 49 or step == steps - 1):
                 on_step(step + 1, steps)
-        return self._best(place.detach())
+        return self._best(place.detach(), guess.certain.to(place.device))
 
     def _place(self, combinations: Tensor) -> Tensor:
         """Where combinations of the basis are among those with a constant of 1, (n, n - 1)."""
@@ -242,40 +211,26 @@ class _Mixture:
         pixels = (rows @ self.vectors)[:, :-1]
         outside = (pixels - pixels.clamp(0, 1)).square().mean(1)
         unit = F.normalize(rows @ self.unwhitened, dim=1)
-        gradients = torch.log1p((unit @ self.white_steps).abs() / knee).mean(1)
+        edges = torch.log1p((unit @ self.white_steps).abs() / knee).mean(1)
         # the volume that the images span: 0 as soon as two of them are one
         volume = torch.logdet(unit @ unit.T + self.ridge)
-        return _Losses(outside, gradients), -volume / len(unit)
+        return _Losses(outside, edges), -volume / len(unit)
 
-    def _best(self, place: Tensor) -> Unmixed:
-        """Images by whether they are possible, then by how sparse their gradients are."""
+    def _best(self, place: Tensor, certain: Tensor) -> Unmixed:
+        """Images by whether they are certain, then possible, then by how sparse their edges are."""
         losses, _ = self._losses(place, _LAST_KNEE)
+        possible = certain | (losses.outside < _MOST_OUTSIDE)
         order = losses.total.argsort()
-        possible = losses.outside[order] < _MOST_OUTSIDE
-        order = torch.cat([order[possible], order[~possible]])
+        order = order[(certain.int() + possible.int())[order].argsort(descending=True, stable=True)]
         pixels = (self._rows(place[order]) @ self.vectors)[:, :-1]
         images = pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
-        return Unmixed(images, int(possible.sum()))
+        return Unmixed(images, int(possible.sum()), int(certain.sum()))
 
 
 def _in_pixels(found: Tensor, layer: FirstLayer) -> Tensor:
     """Directions of inputs and constant as those of pixels and constant, (n, D + 1)."""
     inputs, constant = found[:, :-1], found[:, -1:]
     return torch.cat([(inputs - constant * layer.shift) / layer.scale, constant], dim=1)
-
-
-def _peaked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values over their size and a knee, and the mean derivative over the last axis."""
-    size = np.abs(values) + _KNEE
-    return values / size, (_KNEE / size**2).mean(axis=-1)
-
-
-def _whitening(rows: Tensor) -> Tensor:
-    """What (n, n) makes rows (n, G) uncorrelated and of mean square 1."""
-    values, vectors = torch.linalg.eigh((rows @ rows.T / rows.shape[1]).double())
-    # directions of next to nothing would become all noise
-    root = values.clamp_min(1e-10 * float(values.max())).rsqrt()
-    return ((vectors * root) @ vectors.T).to(rows)
 
 
 def _orthogonal_to(vector: Tensor) -> Tensor:
