@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,10 +15,12 @@ SMALLEST = 3
 """Pixels of height and width that an image needs to have edges of every kind."""
 KNEE = 0.3
 """Where the density of an edge, in units of its deviation, begins to fall like a power."""
+ROUNDS = 400
+"""Of two separations, at most."""
 
 _SPIKE = 20
 """Edges that hold half of a spike's squares, about: one pixel has 19 in a channel."""
-_ROUNDS, _CONVERGED = 200, 1e-6
+_CONVERGED, _TOLD = 1e-6, 10
 _AGREE = 0.8
 _OPPONENTS = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
 """Brightness, red against green, and both against blue."""
@@ -66,14 +68,20 @@ class Edges:
                 yield channel.flatten(1)
 
 
-def separate(mixture: Tensor, edges: Edges, seed: int, device: torch.device) -> Components:
+def separate(
+    mixture: Tensor,
+    edges: Edges,
+    seed: int,
+    device: torch.device,
+    on_round: Callable[[int], None] | None = None,
+) -> Components:
     """The combinations whose edges are least like normal noise.
 
     FastICA (Hyvarinen 1999), all components at once, in float32. The nonlinearity is that of a
     density with a sharp peak, as edges have. With many images for so many pixels there are more
-    local optima than images. What two separations from different starts agree on is an image, what
-    only one of them finds mostly is not (as Himberg and Hyvarinen 2003, "Icasso", judge
-    components). But with nearly as many images as pixels, any mixture has combinations in which
+    local optima than images. Where images were mixed, what two separations from different starts
+    agree on mostly is one, and what only one of them finds is not (as Himberg and Hyvarinen 2003,
+    "Icasso", judge components). But with nearly as many images as pixels, any mixture has combinations in which
     one pixel stands out, and these are found from every start.
 
     Args:
@@ -81,12 +89,20 @@ def separate(mixture: Tensor, edges: Edges, seed: int, device: torch.device) -> 
         edges: of these images.
         seed: of the starts.
         device: where to look for them.
+        on_round: told how many of the :data:`ROUNDS` are over, now and then.
     """
     steps = edges(mixture)
     whitening = whitening_of(steps)
     white = (whitening @ steps).float().to(device)
     random = stream(seed, "unmixing")
-    found, other = (_components(white, random) for _ in range(2))
+    half = ROUNDS // 2
+
+    def tell(done: int) -> None:
+        if on_round and done % _TOLD == 0:
+            on_round(done)
+
+    found = _components(white, random, tell)
+    other = _components(white, random, lambda done: tell(half + done))
     alike = (found @ other.T).abs().amax(1)
     certain = (alike > _AGREE) & (_holding_half(found @ white) > _SPIKE)
     return Components(found.double().cpu() @ whitening, certain.cpu())
@@ -106,17 +122,18 @@ def whitening_of(rows: Tensor) -> Tensor:
     return ((vectors * root) @ vectors.T).to(rows)
 
 
-def _components(white: Tensor, random: torch.Generator) -> Tensor:
+def _components(white: Tensor, random: torch.Generator, tell: Callable[[int], None]) -> Tensor:
     """Of white data (n, G), from a random rotation: (n, n), orthonormal rows."""
     count = len(white)
     rows = torch.linalg.qr(torch.randn(count, count, generator=random))[0].to(white)
-    for _ in range(_ROUNDS):
+    for done in range(1, ROUNDS // 2 + 1):
         values = rows @ white
         size = values.abs() + KNEE
         slopes = (KNEE / size.square()).mean(1, keepdim=True)
         moved = _orthonormal((values / size) @ white.T / white.shape[1] - slopes * rows)
         change = float((1 - (moved * rows).sum(1).abs()).max())
         rows = moved
+        tell(done)
         if change < _CONVERGED:
             break
     return rows

@@ -21,7 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preimage.leak.components import KNEE, SMALLEST, Components, Edges, separate, whitening_of
+from preimage.leak.components import (
+    KNEE,
+    ROUNDS,
+    SMALLEST,
+    Components,
+    Edges,
+    separate,
+    whitening_of,
+)
 from preimage.leak.first_layer import FirstLayer
 from preimage.types import ImageSpec
 
@@ -73,7 +81,7 @@ def unmix(
         seed: of the first guesses.
         steps: of sharpening; None takes 2000 for up to 100 images, and down to 400 for more.
         device: where to compute.
-        on_step: told the step and the number of steps, now and then.
+        on_step: told the step and the number of steps, those of separation included, now and then.
 
     Returns:
         No images where no direction stands out of the noise of the first weights, or so many do
@@ -89,10 +97,17 @@ def unmix(
         return Unmixed(torch.empty(0, *spec.shape), 0)
     edges = Edges(basis[:, :-1], spec)
     device = device or torch.device("cpu")
-    guess = separate(basis[:, :-1], edges, seed, device)
+    if steps is None:
+        steps = max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / len(basis))))
+
+    def tell(done: int) -> None:
+        if on_step:
+            on_step(done, ROUNDS + steps)
+
+    edges = Edges(basis[:, :-1], spec)
+    guess = separate(basis[:, :-1], edges, seed, device, tell)
     mixture = _Mixture(basis.float(), spec, edges, device)
-    usual = max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / len(basis))))
-    return mixture.sharpen(guess, usual if steps is None else steps, on_step)
+    return mixture.sharpen(guess, steps, lambda done: tell(ROUNDS + done))
 
 
 def directions(weights: Tensor) -> Tensor | None:
@@ -173,9 +188,7 @@ class _Mixture:
         self.ridge = 1e-6 * torch.eye(len(basis)).to(self.basis)
         self.unwhitened = torch.linalg.inv(whitening.double()).to(steps)
 
-    def sharpen(
-        self, guess: Components, steps: int, on_step: Callable[[int, int], None] | None
-    ) -> Unmixed:
+    def sharpen(self, guess: Components, steps: int, tell: Callable[[int], None]) -> Unmixed:
         """Move all images to where they are possible, sparse in edges, and not alike."""
         place = self._place(guess.combinations.to(self.basis)).requires_grad_()
         rate = _RATE * min(1.0, math.sqrt(_FEW / len(place)))
@@ -191,8 +204,8 @@ class _Mixture:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if on_step and (step % 50 == 49 or step == steps - 1):
-                on_step(step + 1, steps)
+            if step % 50 == 49 or step == steps - 1:
+                tell(step + 1)
         return self._best(place.detach(), guess.certain.to(place.device))
 
     def _place(self, combinations: Tensor) -> Tensor:
