@@ -81,8 +81,8 @@ def separate(
     density with a sharp peak, as edges have. With many images for so many pixels there are more
     local optima than images. Where images were mixed, what two separations from different starts
     agree on mostly is one, and what only one of them finds is not (as Himberg and Hyvarinen 2003,
-    "Icasso", judge components). But with nearly as many images as pixels, any mixture has combinations in which
-    one pixel stands out, and these are found from every start.
+    "Icasso", judge components). But with nearly as many images as pixels, any mixture has
+    combinations in which one pixel stands out, and these are found from every start.
 
     Args:
         mixture: (n, D) float64, n at least 2 combinations of as many images.
