@@ -226,11 +226,11 @@ def test_half_are_looked_for_where_more_come_out_and_few_are_certain(monkeypatch
     assert found_again(pictures(), found.images) == count
 
 
-def give(monkeypatch, certain):
-    """Let the weights give all pictures, so many of them certain."""
+def give(monkeypatch, certain=0, possible=COUNT):
+    """Let the weights give all pictures, so many of them certain or possible."""
 
     def all_of_them(*_, **__):
-        return Unmixed(pictures(), COUNT, certain)
+        return Unmixed(pictures(), possible, certain)
 
     monkeypatch.setattr(preimage.leak.reconstruction, "unmix", all_of_them)
 
@@ -241,7 +241,7 @@ def test_what_is_certain_comes_out_of_the_weights():
 
 
 def test_mixtures_have_no_part_in_the_search(monkeypatch):
-    give(monkeypatch, 0)
+    give(monkeypatch)
     config = ReconstructConfig(images=6, steps=130)
     target, memory = planted(), tiny.Memory()
     found = reconstruct(target, config)
@@ -265,10 +265,7 @@ def test_no_search_where_the_weights_give_all_that_is_asked_for():
 
 @pytest.mark.parametrize("possible", [9, 11])
 def test_directions_that_are_left_stand_in_for_a_few_images(monkeypatch, possible):
-    def some(*_, **__):
-        return Unmixed(pictures(), possible)
-
-    monkeypatch.setattr(preimage.leak.reconstruction, "unmix", some)
+    give(monkeypatch, possible=possible)
     found = reconstruct(planted(), ReconstructConfig(images=COUNT, steps=2))
     assert found.unmixed == (COUNT if possible == 11 else possible)
     assert len(found.images) == COUNT and found_again(pictures(), found.images) == found.unmixed

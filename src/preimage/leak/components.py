@@ -116,10 +116,8 @@ def _holding_half(edges: Tensor) -> Tensor:
 
 def whitening_of(rows: Tensor) -> Tensor:
     """What (n, n) makes rows (n, G) uncorrelated and of mean square 1."""
-    values, vectors = torch.linalg.eigh((rows @ rows.T / rows.shape[1]).double())
     # directions of next to nothing would become all noise
-    root = values.clamp_min(1e-10 * float(values.max())).rsqrt()
-    return ((vectors * root) @ vectors.T).to(rows)
+    return _inverse_root(rows @ rows.T / rows.shape[1], floor=1e-10)
 
 
 def _components(white: Tensor, random: torch.Generator, tell: Callable[[int], None]) -> Tensor:
@@ -141,7 +139,12 @@ def _components(white: Tensor, random: torch.Generator, tell: Callable[[int], No
 
 def _orthonormal(rows: Tensor) -> Tensor:
     """The nearest orthonormal rows to `rows` (n, n)."""
-    values, vectors = torch.linalg.eigh((rows @ rows.T).double())
     # two rows that have come to the same leave a direction of nothing
-    root = values.clamp_min(1e-9 * float(values.max())).rsqrt()
-    return ((vectors * root) @ vectors.T).to(rows) @ rows
+    return _inverse_root(rows @ rows.T, floor=1e-9) @ rows
+
+
+def _inverse_root(products: Tensor, floor: float) -> Tensor:
+    """Of symmetric (n, n), eigenvalues below a share `floor` of the largest taken for that."""
+    values, vectors = torch.linalg.eigh(products.double())
+    root = values.clamp_min(floor * float(values.max())).rsqrt()
+    return ((vectors * root) @ vectors.T).to(products)
