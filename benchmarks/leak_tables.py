@@ -11,14 +11,14 @@ from preimage.records import Record, summarise
 _CELL = ("dataset", "arch", "n_train", "classes", "first_scale", "steps", "method")
 _FIGURES = (
     *("recovered", "recovered_control", "copied", "copied_control"),
-    *("ssim_train", "ssim_control", "p_value", "seconds"),
+    *("ssim_train", "ssim_control", "p_value", "membership_loss_auroc", "seconds"),
 )
 _FOUND = _FIGURES[:-1]
 _FOUND_TITLES = (
     *("recovered", "held-out", "copied", "held-out copied"),
-    *("SSIM, training", "SSIM, held-out", "p-value"),
+    *("SSIM, training", "SSIM, held-out", "p-value", "AUROC by loss"),
 )
-_DIGITS = {"ssim_train": 3, "ssim_control": 3, "p_value": 3}
+_DIGITS = dict.fromkeys(("ssim_train", "ssim_control", "p_value", "membership_loss_auroc"), 3)
 _SEARCH = "without unmixing"
 """The method that looks for all images."""
 _PART = f"{_SEARCH}, "

@@ -209,7 +209,8 @@ def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any], images: int 
     """What the reconstruction in `run` came to."""
     found = json.loads((run / "metrics.json").read_text())
     extra = {"leaky": leaky, "trial": 0, "steps": steps, "images": images}
-    return {**of, **{name: found[name] for name in FIELDS}, **extra}
+    by_loss = {"membership_loss_auroc": (found["membership_loss"] or {}).get("auroc")}
+    return {**of, **{name: found[name] for name in FIELDS}, **by_loss, **extra}
 
 
 def reconstructed(method: str, seed: int, **of: Any) -> Path:

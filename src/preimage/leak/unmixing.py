@@ -95,7 +95,6 @@ def unmix(
     # each image has a constant of 1, which tells its scale; a bias that never learnt has none
     if float(basis[:, -1].norm()) < _LEAST_CONSTANT * float(basis.norm()):
         return Unmixed(torch.empty(0, *spec.shape), 0)
-    edges = Edges(basis[:, :-1], spec)
     device = device or torch.device("cpu")
     if steps is None:
         steps = max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / len(basis))))
