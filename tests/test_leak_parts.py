@@ -19,7 +19,9 @@ from preimage.leak.terms import (
     smooth_gates,
     stationarity,
 )
+from preimage.leak.turns import Turns
 from preimage.leak.verdict import judge
+from preimage.limits import SAYS
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
@@ -237,7 +239,30 @@ def test_a_term_without_gradient_does_not_blow_up():
     values = {"flat": images.sum() * 0, "real": images.sum()}
     balance = Balance({"flat": 1.0, "real": 1.0})
     balance.look(values, images)
-    assert torch.isfinite(balance.total(values))
+    assert torch.isfinite(balance.total(values, {"flat": 1, "real": 1}))
+
+
+def test_a_term_counts_as_often_whether_it_waits_for_its_turn_or_not():
+    turns = Turns(SAYS)
+    steps = [turns.due(step) for step in range(2 * turns.round)]
+    counted = {name: sum(due.get(name, 0) for due in steps) for name in SAYS}
+    assert set(counted.values()) == {2 * turns.round} and list(turns.every()) == list(SAYS)
+    costly = [{"kl_noise", "kl_adversarial", "gradient"} & set(due) for due in steps]
+    assert all(len(names) == 1 for names in costly) and all("stationarity" in due for due in steps)
+    alone = Turns(["ce", "ce_noise"])
+    assert alone.due(0) == alone.due(1) == {"ce": 1, "ce_noise": 1}
+    assert Turns(["ce", "pixels"]).due(5) == {"ce": 1, "pixels": 1}
+
+
+def test_a_term_weighs_as_many_times_as_it_counts():
+    images = uniform(2, 3).requires_grad_()
+    values = {"one": images.sum(), "other": images.square().sum()}
+    balance = Balance({"one": 1.0, "other": 1.0})
+    balance.look(values, images)
+    single = balance.total(values, {"one": 1, "other": 1})
+    thrice = balance.total(values, {"one": 1, "other": 3})
+    weighed = balance.weights()["other"] * values["other"]
+    assert float(thrice - single) == pytest.approx(2 * float(weighed))
 
 
 @pytest.mark.parametrize("spec", [ImageSpec(1, 28, 28), ImageSpec(3, 33, 47)], ids=str)

@@ -44,10 +44,11 @@ class Balance:
             name: self.priorities[name] / max(norm, floor) for name, norm in self._norms.items()
         }
 
-    def total(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum."""
+    def total(self, values: Mapping[str, Tensor], times: Mapping[str, int]) -> Tensor:
+        """The weighted sum, in which each term counts so many times."""
         weights = self.weights()
-        return torch.stack([weights[name] * value for name, value in values.items()]).sum()
+        terms = [weights[name] * times[name] * value for name, value in values.items()]
+        return torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` takes."""

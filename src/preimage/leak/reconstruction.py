@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,7 @@ from preimage.leak.carriers import make_carrier
 from preimage.leak.first_layer import first_layer
 from preimage.leak.objective import Objective
 from preimage.leak.terms import smooth_gates
+from preimage.leak.turns import Turns
 from preimage.leak.unmixing import unmix
 from preimage.limits import SAYS, check_reconstruct
 from preimage.room import check_room, free_bytes, most_images, step_bytes
@@ -48,7 +49,7 @@ class ReconstructProgress:
     step: int
     steps: int
     values: dict[str, float]
-    """Each term's value, without its weight; none while unmixing."""
+    """Each term's value when it was last due, without its weight; none while unmixing."""
     what: Literal["steps", "unmixing"] = "steps"
     """Unmixing the first layer's weights comes before the steps of the search."""
 
@@ -140,8 +141,8 @@ def step_seconds(
         classifier: it is afterwards as it was.
         config: settings; nothing is taken from the weights.
         runtime: device.
-        tries: steps to measure, at least 1.
-        enough: when they have taken so many seconds, no other is tried.
+        tries: steps to measure, at least 1; more where terms take turns, until each has had its.
+        enough: when they have taken so many seconds, no other round of turns is tried.
 
     Raises:
         PreimageError: where there is no memory for a step.
@@ -151,12 +152,13 @@ def step_seconds(
     with frozen(classifier, device), _differentiable(classifier, config):
         _check_room(classifier, config, device)
         search = _Search(classifier, config, device, _nothing(classifier))
+        per_round = search.turns.round
         took = []
-        for step in range(1 + tries):
+        for step in range(1 + math.ceil(tries / per_round) * per_round):
             start = time.perf_counter()
             search.step(step)
             took.append(time.perf_counter() - start)
-            if step and sum(took) >= enough:
+            if step and step % per_round == 0 and sum(took) >= enough:
                 break
     first, usual = took[0], sum(took[1:]) / len(took[1:])
     return usual + max(0.0, first - usual) / LOOK_EVERY
@@ -168,7 +170,7 @@ def _image_bytes(classifier: Classifier, config: ReconstructConfig, device: torc
     def forward(images: int) -> object:
         few = replace(config, images=images)
         search = _Search(classifier, few, device, _nothing(classifier))
-        return search.values(0, search.images())
+        return search.values(0, search.images(), search.balance.priorities)
 
     return step_bytes(forward)
 
@@ -249,6 +251,7 @@ class _Search:
         self.carrier = make_carrier(config.carrier, spec, self.wanted, classes, seed).to(device)
         self.multipliers = nn.Parameter(torch.zeros(len(labels), device=device))
         self.balance = Balance(priorities(config))
+        self.turns = Turns(self.balance.priorities)
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(self.carrier.parameters()), "lr": _rate(config)},
@@ -274,25 +277,32 @@ class _Search:
     ) -> None:
         """Search until the steps are over, from `state` on."""
         step = self._restore(state) if state else 0
+        values: dict[str, float] = {}
         while step < self.config.steps:
-            values = self.step(step)
+            values |= self.step(step)
             step += 1
             if on_step and (step % LOOK_EVERY == 0 or step == self.config.steps):
-                on_step(ReconstructProgress(step, self.config.steps, values))
+                on_step(ReconstructProgress(step, self.config.steps, dict(values)))
             if checkpoint and (step % SAVE_EVERY == 0 or step == self.config.steps):
                 checkpoint.save_state(self._state(step))
 
-    def values(self, step: int, images: Tensor) -> dict[str, Tensor]:
-        """The terms of all images, each a scalar with its graph."""
-        return self.objective.values(self.balance.priorities, images, self.multipliers, step)
+    def values(self, step: int, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named terms of all images, each a scalar with its graph."""
+        return self.objective.values(names, images, self.multipliers, step)
 
     def step(self, step: int) -> dict[str, float]:
-        """One step of the optimiser, after a look at the gradients where one is due."""
+        """One step of the optimiser, after a look at the gradients where one is due.
+
+        Returns:
+            The values of the terms that were due.
+        """
+        looking = step % LOOK_EVERY == 0
+        times = self.turns.every() if looking else self.turns.due(step)
         images = self.images()
-        values = self.values(step, images)
-        if step % LOOK_EVERY == 0:
+        values = self.values(step, images, times)
+        if looking:
             self.balance.look(values, images)
-        loss = self.balance.total(values)
+        loss = self.balance.total(values, times)
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"expected a finite loss, found {loss.item()} at step {step + 1}; lower --lr, the "
