@@ -535,7 +535,7 @@ def test_bad_input_to_score_is_one_sentence(capsys, shared, arguments, said):
         (["--share", "0"], "expected --share"),
         (["--noise", "0"], "expected --noise of at least 1"),
         (["--garbage", "10", "--noise", "20"], "expected --garbage of at least 20"),
-        (["--tpr", "1.5"], "expected --tpr from"),
+        (["--tpr", "1.5"], "expected --tpr above 0 and up to 1"),
         (["--model", "mnist"], "images 1x28x28 of 10 classes"),
         (["--heldout", "nowhere"], "there is no image set 'nowhere'"),
         (["--heldout", "TWO"], "held-out images 1x8x8 of 3 classes"),

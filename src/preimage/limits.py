@@ -172,7 +172,13 @@ def _check(values: Mapping[str, float | None], ranges: Mapping[str, Range]) -> N
         value = values[name]
         if value is None or (math.isfinite(value) and least <= value <= most):
             continue
-        wanted = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise PreimageError(
-            f"expected --{name.replace('_', '-')} {wanted}, found {value}; change it"
+            f"expected --{name.replace('_', '-')} {_within(least, most)}, found {value}; change it"
         )
+
+
+def _within(least: float, most: float) -> str:
+    """A range in words."""
+    if least == _ABOVE_ZERO:
+        return "above 0" if most == math.inf else f"above 0 and up to {most:g}"
+    return f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"

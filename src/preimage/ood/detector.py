@@ -17,6 +17,7 @@ from preimage.data import ImageSet
 from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
+from preimage.limits import check_tpr
 from preimage.ood.gauge import Gauge, measures
 from preimage.ood.heads import GARBAGE, Mode, known_weights, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
@@ -201,7 +202,7 @@ class Detector:
             PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], a
                 share that is out of range, or another number of films' numbers than of images.
         """
-        _check_share(tpr)
+        check_tpr(tpr)
         all_known = self._look_at(known)
         if reference is None:
             usual, held_out = all_known.rows(slice(0, None, 2)), all_known.rows(slice(1, None, 2))
@@ -244,7 +245,7 @@ class Detector:
             PreimageError: for a share that is out of range, or where the scores of the held-out
                 images are not known: before :meth:`fit`, and of a file from before they were kept.
         """
-        _check_share(tpr)
+        check_tpr(tpr)
         self._fitted()
         if self._held_out is None:
             raise PreimageError(
@@ -403,13 +404,6 @@ class Detector:
 
 def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
     return Evidence(seen.logits, *gauge(measured).float().unbind(1))
-
-
-def _check_share(tpr: float) -> None:
-    if not 0 < tpr <= 1:
-        raise PreimageError(
-            f"expected a true positive rate above 0 and up to 1, found {tpr}; change it"
-        )
 
 
 def _packed(held_out: HeldOut | None) -> dict[str, Tensor]:
