@@ -13,6 +13,7 @@ import preimage.leak.reconstruction
 import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
+from preimage.leak import unmixing
 from preimage.leak.components import Edges, separate
 from preimage.leak.first_layer import FirstLayer, first_layer
 from preimage.leak.reconstruction import _spread, reconstruct
@@ -97,6 +98,15 @@ def test_a_mixture_comes_apart():
     assert found_again(images, found) >= 10
     assert found_again(pictures(key="others"), found) == 0
     assert steps[0] == (10, 2400) and steps[-1] == (2400, 2400) and steps == sorted(steps)
+
+
+def test_what_is_certain_needs_little_sharpening(monkeypatch):
+    steps = []
+    monkeypatch.setattr(unmixing, "_NEARLY_ALL", 0.0)
+    unmix(layer(mixture(pictures())), SPEC, on_step=lambda *at: steps.append(at))
+    assert steps[0] == (10, 2400) and steps[-1] == (600, 600)
+    unmix(layer(mixture(pictures())), SPEC, steps=300, on_step=lambda *at: steps.append(at))
+    assert steps[-1] == (700, 700)
 
 
 def test_a_scale_of_the_inputs_is_taken_back():

@@ -35,6 +35,8 @@ from preimage.types import ImageSpec
 
 _STEPS, _FEWEST_STEPS = 2000, 400
 """Of sharpening 100 images and fewer, and of many: a step takes as long as the square of these."""
+_NEARLY_ALL, _POLISHING_STEPS = 0.9, 200
+"""Where so many are certain, they are images already, and little is left to do."""
 _FEW = 100
 _LAST_KNEE = 0.03
 _RANGE = 500.0
@@ -79,9 +81,11 @@ def unmix(
         layer: of H units, on images of `spec`.
         spec: shape of the images.
         seed: of the first guesses.
-        steps: of sharpening; None takes 2000 for up to 100 images, and down to 400 for more.
+        steps: of sharpening; None takes 2000 for up to 100 images, down to 400 for more, and 200
+            where nine tenths are certain.
         device: where to compute.
-        on_step: told the step and the number of steps, those of separation included, now and then.
+        on_step: told the step and the number of steps, those of separation included, now and then;
+            the number falls where separation leaves little to do.
 
     Returns:
         No images where no direction stands out of the noise of the first weights, or so many do
@@ -96,17 +100,22 @@ def unmix(
     if float(basis[:, -1].norm()) < _LEAST_CONSTANT * float(basis.norm()):
         return Unmixed(torch.empty(0, *spec.shape), 0)
     device = device or torch.device("cpu")
-    if steps is None:
-        steps = max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / len(basis))))
 
-    def tell(done: int) -> None:
+    def tell(done: int, sharpening: int) -> None:
         if on_step:
-            on_step(done, ROUNDS + steps)
+            on_step(done, ROUNDS + sharpening)
 
     edges = Edges(basis[:, :-1], spec)
-    guess = separate(basis[:, :-1], edges, seed, device, tell)
+    planned = _sharpening_steps(len(basis)) if steps is None else steps
+    guess = separate(basis[:, :-1], edges, seed, device, lambda done: tell(done, planned))
+    if steps is None and int(guess.certain.sum()) >= _NEARLY_ALL * len(basis):
+        planned = _POLISHING_STEPS
     mixture = _Mixture(basis.float(), spec, edges, device)
-    return mixture.sharpen(guess, steps, lambda done: tell(ROUNDS + done))
+    return mixture.sharpen(guess, planned, lambda done: tell(ROUNDS + done, planned))
+
+
+def _sharpening_steps(count: int) -> int:
+    return max(_FEWEST_STEPS, int(_STEPS * min(1.0, _FEW / count)))
 
 
 def directions(weights: Tensor) -> Tensor | None:
