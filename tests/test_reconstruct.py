@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +16,12 @@ import preimage.leak.objective
 import tiny
 from preimage.classifier import Classifier
 from preimage.cli import main
-from preimage.config import ReconstructConfig
+from preimage.config import ReconstructConfig, Runtime
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
 from preimage.leak.control import pair
 from preimage.leak.matching import similarities
-from preimage.leak.reconstruction import Reconstruction, reconstruct
+from preimage.leak.reconstruction import Reconstruction, reconstruct, step_seconds
 from preimage.leak.verdict import judge
 from preimage.runtime import stream
 from preimage.types import ImageSpec
@@ -131,6 +133,20 @@ def test_terms_without_a_say_cost_nothing():
     alone = dict.fromkeys(preimage.leak.reconstruction.SAYS, 0.0) | {"ce": 1.0}
     reconstruct(classifier(), replace(QUICK, **alone), on_step=lambda p: seen.append(p.values))
     assert set(seen[0]) == {"ce"}
+
+
+@pytest.mark.parametrize(
+    ("tries", "enough", "steps"),
+    [(1, math.inf, 4), (4, math.inf, 7), (4, 0.0, 2), (4, 4.0, 4), (4, 1.5, 4), (4, 0.5, 3)],
+)
+def test_steps_are_timed_by_whole_rounds_until_there_is_no_doubt(monkeypatch, tries, enough, steps):
+    """Where each takes a second."""
+    took, clock = [], iter(range(100))
+    search = preimage.leak.reconstruction._Search
+    monkeypatch.setattr(search, "step", lambda self, step: took.append(step))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    measured = step_seconds(classifier(), QUICK, Runtime(accelerator="cpu"), tries, enough)
+    assert len(took) == steps and measured == pytest.approx(1.0)
 
 
 def test_divergence_is_one_sentence(monkeypatch):

@@ -103,7 +103,8 @@ def reconstruction_seconds(
         runtime: device and precision.
         images: how many are looked for.
         seed: everything random follows from it.
-        enough: when the steps have taken so many seconds, no other is tried.
+        enough: when the steps have taken so many seconds, no more are tried than it takes for every
+            term to have had its turn, and fewer where a step alone takes as long.
 
     Raises:
         DivergedError: where the classifier answers NaN.

@@ -142,7 +142,8 @@ def step_seconds(
         config: settings; nothing is taken from the weights.
         runtime: device.
         tries: steps to measure, at least 1; more where terms take turns, until each has had its.
-        enough: when they have taken so many seconds, no other round of turns is tried.
+        enough: when they have taken so many seconds, no other round of turns is tried, and no other
+            step when it is clear that a step takes at least as long.
 
     Raises:
         PreimageError: where there is no memory for a step.
@@ -158,7 +159,8 @@ def step_seconds(
             start = time.perf_counter()
             search.step(step)
             took.append(time.perf_counter() - start)
-            if step and step % per_round == 0 and sum(took) >= enough:
+            turned = step % per_round == 0 and sum(took) >= enough
+            if step and (turned or sum(took[1:]) >= per_round * enough):
                 break
     first, usual = took[0], sum(took[1:]) / len(took[1:])
     return usual + max(0.0, first - usual) / LOOK_EVERY
