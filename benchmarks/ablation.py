@@ -79,11 +79,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper without ce": (*PAPER, "--beta", "0"),
     "paper without cosine": (*PAPER, "--gamma", "0"),
     "paper without orthogonality": (*PAPER, "--delta", "0"),
-    **{
-        f"paper, dropout {rate}": (*PAPER, "--dropout", rate)
-        for rate in DROPOUTS
-        if float(rate) != PRESETS["paper"].generator.dropout
-    },
+    **{f"paper, dropout {rate}": (*PAPER, "--dropout", rate) for rate in DROPOUTS},
 }
 
 
