@@ -109,6 +109,31 @@ def test_what_is_certain_needs_little_sharpening(monkeypatch):
     assert steps[-1] == (700, 700)
 
 
+def test_what_does_not_stay_as_it_is_was_no_image_yet(monkeypatch):
+    steps = []
+    monkeypatch.setattr(unmixing._Mixture, "unmoved", lambda self, start, end: 0.8)
+    monkeypatch.setattr(unmixing, "separate", all_certain)
+    again = unmix(layer(mixture(pictures())), SPEC, on_step=lambda *at: steps.append(at))
+    assert (600, 600) in steps and steps[-1] == (2400, 2400)
+    monkeypatch.setattr(unmixing._Mixture, "unmoved", lambda self, start, end: 0.9)
+    short = unmix(layer(mixture(pictures())), SPEC, on_step=lambda *at: steps.append(at))
+    assert steps[-1] == (600, 600) and not torch.equal(short.images, again.images)
+
+
+def all_certain(*arguments):
+    found = separate(*arguments)
+    return found._replace(certain=torch.ones_like(found.certain))
+
+
+def test_an_image_of_other_contrast_is_unmoved_and_another_image_is_not():
+    basis = F.pad(pictures().flatten(1), (0, 1), value=1.0)
+    space = unmixing._Mixture(basis, SPEC, Edges(basis[:, :-1], SPEC), torch.device("cpu"))
+    start = space.place(torch.eye(COUNT))
+    half = space.place(torch.eye(COUNT) / 2 + 1 / (2 * COUNT))
+    assert space.unmoved(start, start) == 1.0 and space.unmoved(start, start.roll(1, 0)) < 0.2
+    assert space.unmoved(start, half) > 0.8
+
+
 def test_a_scale_of_the_inputs_is_taken_back():
     images = pictures()
     moved = layer(mixture(images * 2 - 0.5), 2.0, -0.5)

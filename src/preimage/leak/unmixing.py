@@ -25,7 +25,6 @@ from preimage.leak.components import (
     KNEE,
     ROUNDS,
     SMALLEST,
-    Components,
     Edges,
     separate,
     whitening_of,
@@ -36,7 +35,9 @@ from preimage.types import ImageSpec
 _STEPS, _FEWEST_STEPS = 2000, 400
 """Of sharpening 100 images and fewer, and of many: a step takes as long as the square of these."""
 _NEARLY_ALL, _POLISHING_STEPS = 0.9, 200
-"""Where so many are certain, they are images already, and little is left to do."""
+"""Where so many are certain, they mostly are images already, and little is left to do."""
+_AS_IT_WAS = 0.8
+"""Cosine of an image's pixels, less their mean, with those before: below it was no image yet."""
 _FEW = 100
 _LAST_KNEE = 0.03
 _RANGE = 500.0
@@ -82,10 +83,10 @@ def unmix(
         spec: shape of the images.
         seed: of the first guesses.
         steps: of sharpening; None takes 2000 for up to 100 images, down to 400 for more, and 200
-            where nine tenths are certain.
+            where nine tenths are certain and stay as they are.
         device: where to compute.
         on_step: told the step and the number of steps, those of separation included, now and then;
-            the number falls where separation leaves little to do.
+            the number falls where separation seems to leave little to do.
 
     Returns:
         No images where no direction stands out of the noise of the first weights, or so many do
@@ -108,10 +109,18 @@ def unmix(
     edges = Edges(basis[:, :-1], spec)
     planned = _sharpening_steps(len(basis)) if steps is None else steps
     guess = separate(basis[:, :-1], edges, seed, device, lambda done: tell(done, planned))
-    if steps is None and int(guess.certain.sum()) >= _NEARLY_ALL * len(basis):
-        planned = _POLISHING_STEPS
     mixture = _Mixture(basis.float(), spec, edges, device)
-    return mixture.sharpen(guess, planned, lambda done: tell(ROUNDS + done, planned))
+    start = mixture.place(guess.combinations)
+
+    def sharpened(count: int) -> Tensor:
+        return mixture.sharpen(start, count, lambda done: tell(ROUNDS + done, count))
+
+    if steps is None and int(guess.certain.sum()) >= _NEARLY_ALL * len(basis):
+        place = sharpened(_POLISHING_STEPS)
+        # weight decay leaves certain components whose scale, and so whose contrast, is not known
+        if mixture.unmoved(start, place) >= _NEARLY_ALL:
+            return mixture.best(place, guess.certain)
+    return mixture.best(sharpened(planned), guess.certain)
 
 
 def _sharpening_steps(count: int) -> int:
@@ -196,9 +205,9 @@ class _Mixture:
         self.ridge = 1e-6 * torch.eye(len(basis)).to(self.basis)
         self.unwhitened = torch.linalg.inv(whitening.double()).to(steps)
 
-    def sharpen(self, guess: Components, steps: int, tell: Callable[[int], None]) -> Unmixed:
+    def sharpen(self, start: Tensor, steps: int, tell: Callable[[int], None]) -> Tensor:
         """Move all images to where they are possible, sparse in edges, and not alike."""
-        place = self._place(guess.combinations.to(self.basis)).requires_grad_()
+        place = start.clone().requires_grad_()
         rate = _RATE * min(1.0, math.sqrt(_FEW / len(place)))
         rate *= float(place.detach().norm(dim=1).median())
         optimizer = torch.optim.Adam([place], lr=rate, betas=(0.9, 0.99))
@@ -214,22 +223,31 @@ class _Mixture:
             optimizer.step()
             if step % 50 == 49 or step == steps - 1:
                 tell(step + 1)
-        return self._best(place.detach(), guess.certain.to(place.device))
+        return place.detach()
 
-    def _place(self, combinations: Tensor) -> Tensor:
+    def place(self, combinations: Tensor) -> Tensor:
         """Where combinations of the basis are among those with a constant of 1, (n, n - 1)."""
-        rows = combinations @ self.basis @ self.vectors.T
+        rows = combinations.to(self.basis) @ self.basis @ self.vectors.T
         constant = rows @ self.vectors[:, -1:]
         tiny = 1e-3 * rows.norm(dim=1, keepdim=True)
         sure = torch.where(constant.abs() < tiny, tiny, constant)
         return (rows / sure - self.origin) @ self.free
 
+    def unmoved(self, start: Tensor, end: Tensor) -> float:
+        """The share of images that are at the end about what they were at the start."""
+        before, after = (self._pixels(self._rows(place)) for place in (start, end))
+        before, after = (pixels - pixels.mean(1, keepdim=True) for pixels in (before, after))
+        return float((F.cosine_similarity(before, after) > _AS_IT_WAS).float().mean())
+
     def _rows(self, place: Tensor) -> Tensor:
         return self.origin + place @ self.free.T
 
+    def _pixels(self, rows: Tensor) -> Tensor:
+        return (rows @ self.vectors)[:, :-1]
+
     def _losses(self, place: Tensor, knee: float) -> tuple[_Losses, Tensor]:
         rows = self._rows(place)
-        pixels = (rows @ self.vectors)[:, :-1]
+        pixels = self._pixels(rows)
         outside = (pixels - pixels.clamp(0, 1)).square().mean(1)
         unit = F.normalize(rows @ self.unwhitened, dim=1)
         edges = torch.log1p((unit @ self.white_steps).abs() / knee).mean(1)
@@ -237,13 +255,14 @@ class _Mixture:
         volume = torch.logdet(unit @ unit.T + self.ridge)
         return _Losses(outside, edges), -volume / len(unit)
 
-    def _best(self, place: Tensor, certain: Tensor) -> Unmixed:
+    def best(self, place: Tensor, certain: Tensor) -> Unmixed:
         """Images by whether they are certain, then possible, then by how sparse their edges are."""
         losses, _ = self._losses(place, _LAST_KNEE)
+        certain = certain.to(place.device)
         possible = certain | (losses.outside < _MOST_OUTSIDE)
         order = losses.total.argsort()
         order = order[(certain.int() + possible.int())[order].argsort(descending=True, stable=True)]
-        pixels = (self._rows(place[order]) @ self.vectors)[:, :-1]
+        pixels = self._pixels(self._rows(place[order]))
         images = pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
         return Unmixed(images, int(possible.sum()), int(certain.sum()))
 
