@@ -129,8 +129,10 @@ def defence_table(records: list[Record]) -> str:
             key=lambda group: (_order(group), group["defence"] != "none"),
         )
     ]
-    header = ["classifier", "defence", "leaks", "accuracy, %", *_FOUND_TITLES, _BY_LOSS_TITLE]
-    header.append("seeds")
+    header = [
+        *("classifier", "defence", "leaks", "accuracy, %"),
+        *(*_FOUND_TITLES, _BY_LOSS_TITLE, "seeds"),
+    ]
     return markdown(header, rows) if rows else ""
 
 

@@ -27,6 +27,8 @@ class Turns:
             for group in _SHARING
             if (wanted := [name for name in group if name in self._names])
         ]
+        waiting = {name for group in self._waiting for name in group}
+        self._always = [name for name in self._names if name not in waiting]
         self.round = max(1, len(self._waiting))
         """Steps after which every term has been due as often as it counts."""
 
@@ -36,9 +38,5 @@ class Turns:
 
     def due(self, step: int) -> dict[str, int]:
         """How many times each term counts at this step; those that wait are not in it."""
-        if not self._waiting:
-            return self.every()
-        turn = self._waiting[step % self.round]
-        away = {name for group in self._waiting for name in group}
-        always = [name for name in self._names if name not in away]
-        return dict.fromkeys(always, 1) | dict.fromkeys(turn, self.round)
+        turn = self._waiting[step % self.round] if self._waiting else []
+        return dict.fromkeys(self._always, 1) | dict.fromkeys(turn, self.round)
