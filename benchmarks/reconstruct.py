@@ -86,6 +86,8 @@ DEFENCES: dict[str, tuple[str, ...]] = {
     "none": (),
     "dropout": ("--dropout", "0.5"),
     "weight decay": ("--weight-decay", "0.5"),
+    "weight decay 0.1": ("--weight-decay", "0.1"),
+    "weight decay 0.02": ("--weight-decay", "0.02"),
     "label smoothing": ("--label-smoothing", "0.2"),
     "early stop": ("--stop-loss", "0.3"),
     "DP-SGD": ("--dp-noise", "1.0", "--epochs", "100"),

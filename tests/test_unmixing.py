@@ -15,9 +15,12 @@ from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
 from preimage.leak import unmixing
 from preimage.leak.components import Edges, separate
+from preimage.leak.contrast import KnownContrast
+from preimage.leak.directions import directions
 from preimage.leak.first_layer import FirstLayer, first_layer
+from preimage.leak.mixture import Unmixed
 from preimage.leak.reconstruction import _spread, reconstruct
-from preimage.leak.unmixing import Unmixed, directions, unmix
+from preimage.leak.unmixing import unmix
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
@@ -111,11 +114,11 @@ def test_what_is_certain_needs_little_sharpening(monkeypatch):
 
 def test_what_does_not_stay_as_it_is_was_no_image_yet(monkeypatch):
     steps = []
-    monkeypatch.setattr(unmixing._Mixture, "unmoved", lambda self, start, end: 0.8)
+    monkeypatch.setattr(KnownContrast, "unmoved", lambda self, start, end: 0.8)
     monkeypatch.setattr(unmixing, "separate", all_certain)
     again = unmix(layer(mixture(pictures())), SPEC, on_step=lambda *at: steps.append(at))
     assert (600, 600) in steps and steps[-1] == (2400, 2400)
-    monkeypatch.setattr(unmixing._Mixture, "unmoved", lambda self, start, end: 0.9)
+    monkeypatch.setattr(KnownContrast, "unmoved", lambda self, start, end: 0.9)
     short = unmix(layer(mixture(pictures())), SPEC, on_step=lambda *at: steps.append(at))
     assert steps[-1] == (600, 600) and not torch.equal(short.images, again.images)
 
@@ -126,10 +129,11 @@ def all_certain(*arguments):
 
 
 def test_an_image_of_other_contrast_is_unmoved_and_another_image_is_not():
-    basis = F.pad(pictures().flatten(1), (0, 1), value=1.0)
-    space = unmixing._Mixture(basis, SPEC, Edges(basis[:, :-1], SPEC), torch.device("cpu"))
-    start = space.place(torch.eye(COUNT))
-    half = space.place(torch.eye(COUNT) / 2 + 1 / (2 * COUNT))
+    plain = layer(mixture(pictures()))
+    basis = F.pad(pictures().flatten(1), (0, 1), value=1.0).double()
+    space = KnownContrast(plain, basis, SPEC, torch.device("cpu"))
+    start = space.start(torch.eye(COUNT))
+    half = space.start(torch.eye(COUNT) / 2 + 1 / (2 * COUNT))
     assert space.unmoved(start, start) == 1.0 and space.unmoved(start, start.roll(1, 0)) < 0.2
     assert space.unmoved(start, half) > 0.8
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from preimage.classifier import Classifier, running_linears
+from preimage.drawing import chunks
 from preimage.runtime import stream
 
 
@@ -20,6 +22,9 @@ class FirstLayer(NamedTuple):
     """(D,) float64: an input is its pixel times this ..."""
     shift: Tensor
     """(D,) float64: ... and this added."""
+    gradients: Callable[[Tensor], Tensor] | None = None
+    """Of images (N, C, H, W) in [0, 1] the gradient (N, H) float64, on the CPU, of the logarithm of
+    the largest probability with respect to the units' sums; None where they are not known."""
 
 
 def first_layer(classifier: Classifier) -> FirstLayer | None:
@@ -42,7 +47,8 @@ def first_layer(classifier: Classifier) -> FirstLayer | None:
     _, layer, arguments = order[0]
     if not arguments:  # it was called by keyword
         return None
-    return _on_pixels(layer, arguments[0], probes)
+    found = _on_pixels(layer, arguments[0], probes)
+    return found and found._replace(gradients=lambda images: _gradients(classifier, layer, images))
 
 
 def _on_pixels(layer: nn.Linear, inputs: Tensor, probes: Tensor) -> FirstLayer | None:
@@ -56,3 +62,30 @@ def _on_pixels(layer: nn.Linear, inputs: Tensor, probes: Tensor) -> FirstLayer |
         return None
     weights = torch.cat([layer.weight.detach(), layer.bias.detach()[:, None]], dim=1)
     return FirstLayer(weights.double().cpu(), scale, shift)
+
+
+def _gradients(classifier: Classifier, layer: nn.Linear, images: Tensor) -> Tensor:
+    sums: list[Tensor] = []
+
+    def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        sums.append(output.detach().requires_grad_())
+        return sums[-1]
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        found = [
+            _of_largest(classifier, images[part].to(classifier.mean), sums)
+            for part in chunks(len(images), classifier.spec)
+        ]
+    finally:
+        handle.remove()
+    return torch.cat(found)
+
+
+def _of_largest(classifier: Classifier, images: Tensor, sums: list[Tensor]) -> Tensor:
+    sums.clear()
+    with torch.enable_grad():
+        logits = classifier(images).logits
+        likelihoods = logits.log_softmax(1).amax(1)
+    (gradient,) = torch.autograd.grad(likelihoods.sum(), sums[0])
+    return gradient.double().cpu()

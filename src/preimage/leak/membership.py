@@ -16,9 +16,9 @@ from torch import Tensor
 
 from preimage.drawing import chunks
 from preimage.errors import PreimageError
+from preimage.leak.directions import directions
 from preimage.leak.first_layer import FirstLayer
 from preimage.leak.permutation import told_apart
-from preimage.leak.unmixing import directions
 from preimage.types import ImageSpec
 
 
