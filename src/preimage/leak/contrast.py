@@ -20,7 +20,7 @@ _BEYOND = 0.01
 """Share of the pixels of an image at full contrast that may lie beyond black or white."""
 _CONTRASTS = (0.25, 0.4, 0.6, 0.8, 1.0, 1.3)
 """Shares of full contrast that an image may have been trained on at, as far as is known."""
-_AGREES = 0.5
+_AGREES = 0.7
 """Cosine of what an image left in the weights with what it would leave now."""
 
 
