@@ -18,9 +18,10 @@ _FOUND_TITLES = (
     *("SSIM, training", "SSIM, held-out", "p-value"),
 )
 _BY_LOSS, _BY_LOSS_TITLE = "membership_loss_auroc", "AUROC by loss"
+_BY_WEIGHTS, _BY_WEIGHTS_TITLE = "membership_auroc", "AUROC by weights"
 _FIGURES = (*_FOUND, _BY_LOSS, "seconds")
 _TITLES = (*_FOUND_TITLES, _BY_LOSS_TITLE, "seconds")
-_DIGITS = dict.fromkeys(("ssim_train", "ssim_control", "p_value", _BY_LOSS), 3)
+_DIGITS = dict.fromkeys(("ssim_train", "ssim_control", "p_value", _BY_LOSS, _BY_WEIGHTS), 3)
 _SEARCH = "without unmixing"
 """The method that looks for all images."""
 _PART = f"{_SEARCH}, "
@@ -121,17 +122,17 @@ def defence_table(records: list[Record]) -> str:
             group["defence"],
             _verdicts(mine, group, (*_CELL, "defence")),
             deviated(group["target_accuracy"], group["n"], 100),
-            *_cells(group, (*_FOUND, _BY_LOSS)),
+            *_cells(group, (*_FOUND, _BY_WEIGHTS, _BY_LOSS)),
             str(group["n"]),
         ]
         for group in sorted(
-            summarise(mine, [*_CELL, "defence"], ["target_accuracy", *_FIGURES]),
+            summarise(mine, [*_CELL, "defence"], ["target_accuracy", *_FIGURES, _BY_WEIGHTS]),
             key=lambda group: (_order(group), group["defence"] != "none"),
         )
     ]
     header = [
         *("classifier", "defence", "leaks", "accuracy, %"),
-        *(*_FOUND_TITLES, _BY_LOSS_TITLE, "seeds"),
+        *(*_FOUND_TITLES, _BY_WEIGHTS_TITLE, _BY_LOSS_TITLE, "seeds"),
     ]
     return markdown(header, rows) if rows else ""
 

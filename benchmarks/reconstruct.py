@@ -211,8 +211,11 @@ def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any], images: int 
     """What the reconstruction in `run` came to."""
     found = json.loads((run / "metrics.json").read_text())
     extra = {"leaky": leaky, "trial": 0, "steps": steps, "images": images}
-    by_loss = {"membership_loss_auroc": (found["membership_loss"] or {}).get("auroc")}
-    return {**of, **{name: found[name] for name in FIELDS}, **by_loss, **extra}
+    told = {
+        f"{name}_auroc": (found[name] or {}).get("auroc")
+        for name in ("membership", "membership_loss")
+    }
+    return {**of, **{name: found[name] for name in FIELDS}, **told, **extra}
 
 
 def reconstructed(method: str, seed: int, **of: Any) -> Path:

@@ -3,10 +3,11 @@
 Every step of gradient descent adds a multiple of the images of its batch to the weights of each
 unit of the first layer. What training has written there is therefore a matrix of coefficients times
 the images, and has as many directions as there were images. Where the first weights were small
-enough for these to stand out, an image is an unknown combination of known directions. Mixtures of
-natural images have more nearly normal edges than the images themselves, so independent component
-analysis (:mod:`preimage.leak.components`) takes them apart; that pixels lie in [0, 1] and most
-edges are nearly 0 does the rest. Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578),
+enough for these to stand out, or weight decay has worn them away, an image is an unknown
+combination of known directions. Mixtures of natural images have more nearly normal edges than the
+images themselves, so independent component analysis (:mod:`preimage.leak.components`) takes them
+apart; that pixels lie in [0, 1] and most edges are nearly 0 does the rest
+(:mod:`preimage.leak.mixture`; :mod:`preimage.leak.contrast` for how bright they are). Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578),
 separate the images of a batch from its gradient in this way; here it is the trained weights
 themselves.
 """
