@@ -25,14 +25,17 @@ UNITS = 300
 
 
 @functools.cache
-def decayed():
+def decayed(of_bias=0.0):
     """A classifier of pictures, from usual first weights, which weight decay has worn away."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(196, UNITS), nn.ReLU(), nn.Linear(UNITS, 3))
     target = Classifier(network, SPEC, mean=[0.3], std=[0.4])
     kernels = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]
-    groups = [{"params": kernels, "weight_decay": 0.05}, {"params": others}]
+    groups = [
+        {"params": kernels, "weight_decay": 0.05},
+        {"params": others, "weight_decay": of_bias},
+    ]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     for _ in range(600):
         optimizer.zero_grad()
@@ -95,6 +98,12 @@ def test_images_are_possible_and_mixtures_of_them_are_not():
         none = torch.zeros(COUNT)
         assert int(mixture.possible(place, none).sum()) >= 11
         assert int(mixture.possible(mixture.settled(turn @ place), none).sum()) <= 7
+
+
+def test_where_the_bias_decays_as_well_the_constant_belongs_to_the_images():
+    target = decayed(of_bias=0.05)
+    with frozen(target):
+        assert isinstance(_mixture(first_layer(target), SPEC, CPU), KnownContrast)
 
 
 def test_without_weight_decay_the_constant_belongs_to_the_images():
