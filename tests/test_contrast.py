@@ -90,6 +90,23 @@ def test_an_image_is_told_from_its_negative_and_brought_to_full_contrast():
             )
 
 
+@pytest.mark.parametrize(("grey", "full"), [(0.3, 0.7 / 0.9), (0.0, 1 / 0.9), (1.0, None)])
+def test_full_contrast_is_not_decided_by_noise_beyond_black_or_white(grey, full):
+    ones = torch.ones(196).double()
+    layer = FirstLayer(torch.zeros(2, 197).double(), ones, -grey * ones, lambda images: images)
+    images = torch.zeros(2, 196)
+    images[:, :98] = torch.tensor([[0.9], [-0.9]])  # brighter than grey, or darker
+    images[:, 98:] = torch.tensor([[-1e-3], [1e-3]])
+    images[:, ::2] *= torch.linspace(0.5, 1, 98)
+    mixture = UnknownContrast(layer, torch.eye(196)[:20].double(), SPEC, CPU)
+    mixture.vectors = torch.eye(196)
+    factors = mixture._fullest(images)[:, 0]
+    if full is None:
+        assert float(factors[1]) == pytest.approx(1 / 0.9, abs=0.02)
+    else:
+        assert float(factors[0]) == pytest.approx(full, abs=0.02)
+
+
 def test_images_are_possible_and_mixtures_of_them_are_not():
     with frozen(decayed()):
         mixture = _mixture(first_layer(decayed()), SPEC, CPU)

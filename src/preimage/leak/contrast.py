@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ _LEAST_CONSTANT = 1e-6
 _MOST_OUTSIDE = 0.01
 _BEYOND = 0.01
 """Share of the pixels of an image at full contrast that may lie beyond black or white."""
+_NO_ROOM = 0.02
 _CONTRASTS = (0.25, 0.4, 0.6, 0.8, 1.0, 1.3)
 """Shares of full contrast that an image may have been trained on at, as far as is known."""
 _AGREES = 0.7
@@ -136,8 +136,9 @@ class UnknownContrast(Mixture):
     def _fullest(self, place: Tensor) -> Tensor:
         """What (n, 1) places can be multiplied by, with nearly all pixels in [0, 1]."""
         deviations = place @ self.vectors
-        to_white, to_black = (1 - self._grey) / deviations, -self._grey / deviations
-        room = torch.maximum(to_white, to_black).nan_to_num(nan=math.inf)
+        room = torch.where(deviations > 0, 1 - self._grey, self._grey)
+        # beyond a grey that is black or white itself there is only noise, which must not decide
+        room = torch.where(room < _NO_ROOM, 1.0, room) / deviations.abs()
         return room.quantile(_BEYOND, dim=1, keepdim=True)
 
     def _agreement(self, place: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ enough for these to stand out, or weight decay has worn them away, an image is a
 combination of known directions. Mixtures of natural images have more nearly normal edges than the
 images themselves, so independent component analysis (:mod:`preimage.leak.components`) takes them
 apart; that pixels lie in [0, 1] and most edges are nearly 0 does the rest
-(:mod:`preimage.leak.mixture`; :mod:`preimage.leak.contrast` for how bright they are). Kariyappa et al. 2023, "Cocktail party attack" (arXiv 2209.05578),
-separate the images of a batch from its gradient in this way; here it is the trained weights
-themselves.
+(:mod:`preimage.leak.mixture`; :mod:`preimage.leak.contrast` for how bright they are). Kariyappa et
+al. 2023, "Cocktail party attack" (arXiv 2209.05578), separate the images of a batch from its
+gradient in this way; here it is the trained weights themselves.
 """
 
 from __future__ import annotations
