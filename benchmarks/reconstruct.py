@@ -88,6 +88,7 @@ DEFENCES: dict[str, tuple[str, ...]] = {
     "weight decay": ("--weight-decay", "0.5"),
     "weight decay 0.1": ("--weight-decay", "0.1"),
     "weight decay 0.02": ("--weight-decay", "0.02"),
+    "weight decay 0.01, batches of 20": ("--weight-decay", "0.01", "--batch", "20"),
     "label smoothing": ("--label-smoothing", "0.2"),
     "early stop": ("--stop-loss", "0.3"),
     "DP-SGD": ("--dp-noise", "1.0", "--epochs", "100"),
@@ -239,7 +240,7 @@ def trained(
 ) -> Path:
     """Run folder of a classifier, made where it is missing."""
     name = f"{dataset}-{arch}-{n_train}-{classes}-{first_scale:g}-{seed}"
-    out = RUNS / f"{name}-{defence.replace(' ', '-')}"
+    out = RUNS / f"{name}-{defence.replace(',', '').replace(' ', '-')}"
     task = ODD if classes == 2 else ()
     options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
     size = ("--limit", str(n_train), "--first-scale", str(first_scale), "--seed", str(seed))
