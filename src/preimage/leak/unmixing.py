@@ -88,17 +88,19 @@ def _mixture(layer: FirstLayer, spec: ImageSpec, device: torch.device) -> Mixtur
     found = directions(layer.weights)
     if found is None or len(found) < 2 or min(spec.height, spec.width) < SMALLEST:
         return None
-    without_bias = directions(layer.weights[:, :-1])
-    if layer.gradients and without_bias is not None and _constant_apart(found, without_bias):
+    without_bias = _without_bias(layer, found) if layer.gradients else None
+    if without_bias is not None:
         return UnknownContrast(layer, without_bias, spec, device)
     mixture = KnownContrast(layer, found, spec, device)
     return mixture if mixture.tells_scale else None
 
 
-def _constant_apart(found: Tensor, without_bias: Tensor) -> bool:
-    """Whether the constant is a direction of its own, and so belongs to no image."""
-    alone = 1 - float(found[:, -1].square().sum()) < _ALONE
-    return alone and len(found) == len(without_bias) + 1
+def _without_bias(layer: FirstLayer, found: Tensor) -> Tensor | None:
+    """Directions of inputs where the constant is one of its own, and so belongs to no image."""
+    if 1 - float(found[:, -1].square().sum()) > _ALONE:
+        return None
+    others = directions(layer.weights[:, :-1])
+    return others if others is not None and 1 < len(others) == len(found) - 1 else None
 
 
 def _sharpening_steps(count: int) -> int:
