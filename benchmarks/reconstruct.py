@@ -222,7 +222,7 @@ def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any], images: int 
 def reconstructed(method: str, seed: int, **of: Any) -> Path:
     """Run folder of a reconstruction, made where it is missing; so is its classifier's."""
     model = trained(seed=seed, **of)
-    out = model.with_name(f"{model.name}-{method.replace(',', '').replace(' ', '-')}")
+    out = model.with_name(f"{model.name}-{_hyphened(method)}")
     images = _asked(method, of["n_train"])
     how = (*METHODS[method], "--images", str(images), "--seed", str(seed))
     _run("reconstruct", str(model), *how, "--out", str(out))
@@ -240,7 +240,7 @@ def trained(
 ) -> Path:
     """Run folder of a classifier, made where it is missing."""
     name = f"{dataset}-{arch}-{n_train}-{classes}-{first_scale:g}-{seed}"
-    out = RUNS / f"{name}-{defence.replace(',', '').replace(' ', '-')}"
+    out = RUNS / f"{name}-{_hyphened(defence)}"
     task = ODD if classes == 2 else ()
     options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
     size = ("--limit", str(n_train), "--first-scale", str(first_scale), "--seed", str(seed))
@@ -263,6 +263,11 @@ def unseen(
     ]
     count = min(map(len, kept))
     return [group.subset(rows[:count]) for group, rows in zip(groups, kept, strict=True)]
+
+
+def _hyphened(name: str) -> str:
+    """A method's or defence's name as a part of a folder's."""
+    return name.replace(",", "").replace(" ", "-")
 
 
 def _asked(method: str, n_train: int) -> int:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preimage.leak.components import Edges
 from preimage.leak.first_layer import FirstLayer
 from preimage.leak.mixture import Mixture
 from preimage.types import ImageSpec
@@ -36,10 +35,8 @@ class KnownContrast(Mixture):
 
     def __init__(self, layer: FirstLayer, found: Tensor, spec: ImageSpec, device: torch.device):
         inputs, constants = found[:, :-1], found[:, -1:]
-        self.basis = (inputs - constants * layer.shift) / layer.scale
-        self.edges = Edges(self.basis, spec)
-        self._basis = torch.cat([self.basis, constants], dim=1).float().to(device)
-        super().__init__(torch.linalg.qr(self._basis.T)[0].T, spec, self.edges)
+        basis = (inputs - constants * layer.shift) / layer.scale
+        super().__init__(basis, constants, spec, device)
         constant = self.vectors[:, -1]
         self._origin = constant / constant.square().sum()  # the shortest with a constant of 1
         self._free = _orthogonal_to(constant)
@@ -47,11 +44,11 @@ class KnownContrast(Mixture):
     @property
     def tells_scale(self) -> bool:
         """Whether there is a constant at all: a bias that never learnt has none."""
-        return float(self._basis[:, -1].norm()) >= _LEAST_CONSTANT * float(self._basis.norm())
+        return float(self._whole[:, -1].norm()) >= _LEAST_CONSTANT * float(self._whole.norm())
 
     def start(self, combinations: Tensor) -> Tensor:
         """Combinations of the basis as places (n, n - 1)."""
-        rows = combinations.to(self._basis) @ self._basis @ self.vectors.T
+        rows = self._combined(combinations)
         constant = rows @ self.vectors[:, -1:]
         tiny = 1e-3 * rows.norm(dim=1, keepdim=True)
         sure = torch.where(constant.abs() < tiny, tiny, constant)
@@ -61,9 +58,9 @@ class KnownContrast(Mixture):
         """Combinations with a constant of 1."""
         return self._origin + place @ self._free.T
 
-    def pixels(self, place: Tensor) -> Tensor:
-        """Images (n, D), of any range."""
-        return (self.rows(place) @ self.vectors)[:, :-1]
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Images (n, D), less their constants."""
+        return (rows @ self.vectors)[:, :-1]
 
     def faintness(self, place: Tensor) -> Tensor:
         """None (n,): the constant tells how faint they are."""
@@ -96,14 +93,11 @@ class UnknownContrast(Mixture):
     def __init__(self, layer: FirstLayer, found: Tensor, spec: ImageSpec, device: torch.device):
         self._layer = layer
         self._grey = (-layer.shift / layer.scale).float().to(device)
-        self.basis = found / layer.scale
-        self._basis = self.basis.float().to(device)
-        self.edges = Edges(self.basis, spec)
-        super().__init__(torch.linalg.qr(self._basis.T)[0].T, spec, self.edges)
+        super().__init__(found / layer.scale, None, spec, device)
 
     def start(self, combinations: Tensor) -> Tensor:
         """Combinations of the basis as places (n, n), settled."""
-        return self.settled(combinations.to(self._basis) @ self._basis @ self.vectors.T)
+        return self.settled(self._combined(combinations))
 
     def sharpen(self, start: Tensor, steps: int, tell: Callable[[int], None]) -> Tensor:
         """As any mixture, but settled half-way: what was a negative begins anew as an image."""
@@ -115,9 +109,9 @@ class UnknownContrast(Mixture):
         """The places themselves."""
         return place
 
-    def pixels(self, place: Tensor) -> Tensor:
-        """Images (n, D), of any range."""
-        return self._grey + place @ self.vectors
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Images (n, D) around grey."""
+        return self._grey + rows @ self.vectors
 
     def faintness(self, place: Tensor) -> Tensor:
         """Less of the logarithm of their contrast: else all would fade to grey, which fits well."""
@@ -125,13 +119,14 @@ class UnknownContrast(Mixture):
 
     def settled(self, place: Tensor) -> Tensor:
         """Each image or its negative, whichever agrees better, at full contrast."""
-        negative = self._agreement(-place) > self._agreement(place)
+        left = self._left(place)
+        negative = self._agreement(-place, -left) > self._agreement(place, left)
         place = torch.where(negative[:, None], -place, place)
         return place * self._fullest(place)
 
     def possible(self, place: Tensor, outside: Tensor) -> Tensor:
         """Those that would move the units about as they have."""
-        return self._agreement(place) > _AGREES
+        return self._agreement(place, self._left(place)) > _AGREES
 
     def _fullest(self, place: Tensor) -> Tensor:
         """What (n, 1) places can be multiplied by, with nearly all pixels in [0, 1]."""
@@ -141,11 +136,14 @@ class UnknownContrast(Mixture):
         room = torch.where(room < _NO_ROOM, 1.0, room) / deviations.abs()
         return room.quantile(_BEYOND, dim=1, keepdim=True)
 
-    def _agreement(self, place: Tensor) -> Tensor:
+    def _left(self, place: Tensor) -> Tensor:
+        """How much of each image is in each unit, (n, H) float64."""
+        inputs = ((place @ self.vectors).double().cpu() * self._layer.scale).T
+        return torch.linalg.lstsq(inputs, self._layer.weights[:, :-1].T).solution
+
+    def _agreement(self, place: Tensor, left: Tensor) -> Tensor:
         """Largest cosine (n,), over contrasts, of what images left in the units and now would."""
         assert self._layer.gradients is not None
-        inputs = ((place @ self.vectors).double().cpu() * self._layer.scale).T
-        left = torch.linalg.lstsq(inputs, self._layer.weights[:, :-1].T).solution
         full = place * self._fullest(place)
         found = []
         for contrast in _CONTRASTS:

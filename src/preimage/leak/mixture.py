@@ -61,24 +61,29 @@ class Mixture(ABC):
     Attributes:
         basis: (n, D) float64, the directions as pixels, on the CPU, to be separated.
         edges: of these.
+        vectors: (n, D) or (n, D + 1), orthonormal directions of the same span, of pixels first.
 
     Args:
-        vectors: (n, D) or (n, D + 1), the directions, orthonormal; of pixels first.
+        basis: as above.
+        constants: (n, 1) of the directions, where images have one.
         spec: shape of the images, of D pixels.
-        edges: of the mixture.
+        device: where to work.
     """
 
-    basis: Tensor
-    edges: Edges
-
-    def __init__(self, vectors: Tensor, spec: ImageSpec, edges: Edges):
+    def __init__(
+        self, basis: Tensor, constants: Tensor | None, spec: ImageSpec, device: torch.device
+    ):
         self.spec = spec
-        self.vectors = vectors
-        steps = edges(vectors[:, : math.prod(spec.shape)])
+        self.basis = basis
+        self.edges = Edges(basis, spec)
+        whole = basis if constants is None else torch.cat([basis, constants], dim=1)
+        self._whole = whole.float().to(device)
+        self.vectors = torch.linalg.qr(self._whole.T)[0].T
+        steps = self.edges(self.vectors[:, : basis.shape[1]])
         whitening = whitening_of(steps)
         self._white_steps = whitening @ steps
         # against a volume of exactly 0, whose logarithm has no gradient
-        self._ridge = 1e-6 * torch.eye(len(vectors)).to(vectors)
+        self._ridge = 1e-6 * torch.eye(len(basis)).to(self.vectors)
         self._unwhitened = torch.linalg.inv(whitening.double()).to(steps)
 
     @abstractmethod
@@ -90,8 +95,8 @@ class Mixture(ABC):
         """Places as combinations (n, n) of the directions."""
 
     @abstractmethod
-    def pixels(self, place: Tensor) -> Tensor:
-        """The images (n, D) at these places."""
+    def pixels(self, rows: Tensor) -> Tensor:
+        """The images (n, D) of these combinations, of any range."""
 
     @abstractmethod
     def faintness(self, place: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ class Mixture(ABC):
 
     def unmoved(self, start: Tensor, end: Tensor) -> float:
         """The share of images that are at the end about what they were at the start."""
-        before, after = self.pixels(start), self.pixels(end)
+        before, after = (self.pixels(self.rows(place)) for place in (start, end))
         before, after = (pixels - pixels.mean(1, keepdim=True) for pixels in (before, after))
         return float((F.cosine_similarity(before, after) > _AS_IT_WAS).float().mean())
 
@@ -138,13 +143,19 @@ class Mixture(ABC):
         possible = certain | self.possible(place, losses.outside)
         order = losses.total.argsort()
         order = order[(certain.int() + possible.int())[order].argsort(descending=True, stable=True)]
-        images = self.pixels(place[order]).clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
+        pixels = self.pixels(self.rows(place[order]))
+        images = pixels.clamp(0, 1).reshape(-1, *self.spec.shape).cpu()
         return Unmixed(images, int(possible.sum()), int(certain.sum()))
 
+    def _combined(self, combinations: Tensor) -> Tensor:
+        """Combinations (n, n) of the basis as those of the vectors."""
+        return combinations.to(self._whole) @ self._whole @ self.vectors.T
+
     def _losses(self, place: Tensor, knee: float) -> tuple[Losses, Tensor]:
-        pixels = self.pixels(place)
+        rows = self.rows(place)
+        pixels = self.pixels(rows)
         outside = (pixels - pixels.clamp(0, 1)).square().mean(1)
-        unit = F.normalize(self.rows(place) @ self._unwhitened, dim=1)
+        unit = F.normalize(rows @ self._unwhitened, dim=1)
         edges = torch.log1p((unit @ self._white_steps).abs() / knee).mean(1)
         # the volume that the images span: 0 as soon as two of them are one
         volume = torch.logdet(unit @ unit.T + self._ridge)
