@@ -27,7 +27,7 @@ _SEARCH = "without unmixing"
 _PART = f"{_SEARCH}, "
 """What the methods begin with that switch a term off as well."""
 _WHOLE = "whole"
-_ARCHS = {"bundled": "bundled CNN"}
+_ARCHS = {"bundled": "bundled CNN", "vit": "ViT"}
 _HEADLINE = {"first_scale": 1e-4, "n_train": 100}
 _DIRECT = "preimage-direct"
 """The usual method."""
@@ -78,7 +78,7 @@ def whole_table(records: list[Record]) -> str:
     rows = [
         [
             title_of(group),
-            _ARCHS.get(group["arch"], str(group["arch"]).upper()),
+            _arch(group),
             deviated(group["target_accuracy"], group["n"], 100),
             _verdicts(mine, group, keys=("dataset", "arch")),
             *_cells(group, _FIGURES),
@@ -90,6 +90,10 @@ def whole_table(records: list[Record]) -> str:
     return markdown(header, rows) if rows else ""
 
 
+def _arch(group: Record) -> str:
+    return _ARCHS.get(group["arch"], str(group["arch"]).upper())
+
+
 def power_table(records: list[Record]) -> str:
     """A row an architecture, a column a number of training images: how often it still leaks."""
     mine = [
@@ -99,7 +103,7 @@ def power_table(records: list[Record]) -> str:
     ]
     cells = [
         (
-            (title_of(group), str(group["arch"]).upper()),
+            (title_of(group), _arch(group)),
             int(group["n_train"]),
             f"{_verdicts(mine, group)}, p {group['p_value'].mean:.3f}",
         )

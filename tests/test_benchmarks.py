@@ -317,7 +317,7 @@ def test_classifiers_of_whole_data_sets_have_a_table_of_their_own():
     ]
     bundled, vit = leak_tables.whole_table(records).splitlines()[2:]
     assert bundled.startswith("| MNIST | bundled CNN | 90.00 | 0 of 1 |")
-    assert vit.startswith("| MNIST | VIT | 90.00 ± 0.00 | 1 of 2 |")
+    assert vit.startswith("| MNIST | ViT | 90.00 ± 0.00 | 1 of 2 |")
     assert leak_tables.calibration_table(records) == ""
 
 

@@ -182,3 +182,15 @@ def test_accuracy_is_asked_for_on_the_classifiers_device(monkeypatch):
     classifier.mean = classifier.mean.to("meta")
     monkeypatch.setattr("preimage.training.frozen", lambda _: nullcontext())
     assert accuracy_on(classifier, stripes(10, 0)) == 1.0
+
+
+def test_attention_in_bf16_on_a_cpu_is_of_plain_products():
+    """The fused kernel has no second derivative, and its first is slow there."""
+    network = build("vit", ImageSpec(1, 8, 8), 3, 32)
+    images = torch.rand(4, 1, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        score = network(images).float().square().sum()
+    (gradient,) = torch.autograd.grad(score, images, create_graph=True)
+    (twice,) = torch.autograd.grad(gradient.square().sum(), images)
+    assert torch.isfinite(twice).all()
+    assert twice.any()
