@@ -62,13 +62,17 @@ def calibration_table(records: list[Record]) -> str:
     mine = [r for r in records if not r["leaky"] and r["method"] != _WHOLE]
     if not mine:
         return ""
+    keys = (*_CELL, "defence")
     rows = [
-        [_classifier(group), group["method"], str(group["n"]), _verdicts(mine, group)]
-        for group in _groups(mine, _CELL)
+        [
+            *(_classifier(group), group["defence"], group["method"]),
+            *(str(group["n"]), _verdicts(mine, group, keys)),
+        ]
+        for group in _groups(mine, keys)
     ]
     alarms = sum(record["verdict"] == "leaks" for record in mine)
-    rows.append(["all", "", str(len(mine)), str(alarms)])
-    return markdown(["classifier", "method", "trials", "leaks"], rows)
+    rows.append(["all", "", "", str(len(mine)), str(alarms)])
+    return markdown(["classifier", "defence", "method", "trials", "leaks"], rows)
 
 
 def whole_table(records: list[Record]) -> str:
@@ -88,10 +92,6 @@ def whole_table(records: list[Record]) -> str:
     ]
     header = ["data set", "architecture", "accuracy, %", "leaks", *_TITLES, "seeds"]
     return markdown(header, rows) if rows else ""
-
-
-def _arch(group: Record) -> str:
-    return _ARCHS.get(group["arch"], str(group["arch"]).upper())
 
 
 def power_table(records: list[Record]) -> str:
@@ -212,9 +212,13 @@ def _order(group: Record) -> tuple[Any, ...]:
 
 
 def _classifier(group: Record) -> str:
-    where = f"{title_of(group)}, {str(group['arch']).upper()}"
+    where = f"{title_of(group)}, {_arch(group)}"
     first = f"first weights x {group['first_scale']:g}"
     return f"{where}, {group['n_train']} images of {group['classes']} classes, {first}"
+
+
+def _arch(group: Record) -> str:
+    return _ARCHS.get(group["arch"], str(group["arch"]).upper())
 
 
 def _verdicts(records: list[Record], group: Record, keys: tuple[str, ...] = _CELL) -> str:

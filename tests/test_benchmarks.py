@@ -296,11 +296,13 @@ def test_leak_tables_keep_truth_and_trial_apart():
         leak_record(defence="dropout", verdict="no evidence of a leak", target_accuracy=0.8),
         *(leak_record(leaky=False, trial=i, verdict="can't tell") for i in range(3)),
         leak_record(leaky=False, trial=3),
+        leak_record(leaky=False, trial=0, defence="weight decay"),
     ]
     (row,) = leak_tables.small_table(records).splitlines()[2:]
     assert "1 of 2" in row and "3.00 ± 1.41" in row
-    trials, total = leak_tables.calibration_table(records).splitlines()[2:]
-    assert trials.endswith("| 4 | 1 of 4 |") and total == "| all |  | 4 | 1 |"
+    trials, decayed, total = leak_tables.calibration_table(records).splitlines()[2:]
+    assert trials.endswith("| 4 | 1 of 4 |") and total == "| all |  |  | 5 | 2 |"
+    assert "| weight decay |" in decayed and decayed.endswith("| 1 | 1 of 1 |")
     none, dropout = leak_tables.defence_table(records).splitlines()[2:]
     # beside a defence stand the same images without one, not those of other seeds
     assert "| none | 1 of 1 | 90.00" in none and "| dropout | 0 of 1 | 80.00" in dropout
