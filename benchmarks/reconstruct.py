@@ -50,6 +50,8 @@ STEPS, IMAGES = 1500, 100
 ALL, FEW_STEPS = "preimage-direct-all", 300
 """Looks for as many images as were trained on; nearly all that come are from the weights, and the
 steps are for the few others."""
+SHORT = "-short"
+"""Ends the name of a method that gets as few: a step of a convolutional classifier takes long."""
 WHOLE, WHOLE_STEPS = "whole", FEW_STEPS
 """Of classifiers that have seen whole data sets. The steps are few: so are the hours."""
 EPOCHS = {"vit": {"mnist": 5, "fashion_mnist": 5, "cifar10": 6, "gtsrb": 12}}
@@ -74,7 +76,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     ALL: ("--steps", str(FEW_STEPS)),
     "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
     "without unmixing": (*NO_UNMIXING, "--steps", str(STEPS)),
+    f"preimage-direct{SHORT}": ("--steps", str(FEW_STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
+    f"kkt{SHORT}": ("--steps", str(FEW_STEPS), *KKT),
     "kkt-long": ("--steps", str(10 * STEPS), *KKT),
     **{
         f"without unmixing, {name}": (*NO_UNMIXING, "--steps", str(STEPS), *off(name))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import preimage.ood.evaluation
-from preimage.jobs import ood_runtime
+from preimage.jobs import float32
 from preimage.ood import Detector
 from pretend import GPU, PretendedGPU
 from tiny import evaluate, run
@@ -36,7 +36,7 @@ def used(monkeypatch):
 
 
 def on_gpu(monkeypatch):
-    monkeypatch.setattr(ood_runtime, "make_fabric", lambda _: SimpleNamespace(device=GPU))
+    monkeypatch.setattr(float32, "make_fabric", lambda _: SimpleNamespace(device=GPU))
     return PretendedGPU()
 
 

@@ -273,7 +273,8 @@ def test_classifiers_of_other_images_are_hardly_ever_said_to_leak():
 # --- the command ----------------------------------------------------------------------------
 
 
-def test_the_command_leaves_figures_images_and_a_page(capsys, data, tmp_path):
+def test_the_command_leaves_figures_images_and_a_page(capsys, monkeypatch, data, tmp_path):
+    monkeypatch.setattr("preimage.runtime._cpu_has_bf16", lambda: True)  # which is no use here
     status, out, err = run(capsys, *command(data, "--json"))
     assert status == 0, err
     result = json.loads(out)
@@ -286,6 +287,7 @@ def test_the_command_leaves_figures_images_and_a_page(capsys, data, tmp_path):
     assert set(fields) <= set(result)
     assert result["verdict"] in ("leaks", "no evidence of a leak", "can't tell")
     assert result["images_each"] == result["n_train"] == 60 and result["arch"] is None
+    assert result["compute_precision"] == "32-true"
     record = json.loads((tmp_path / "run" / "reconstruct.json").read_text())
     assert record == {name: result[name] for name in record} and set(fields) <= set(record)
     page = (tmp_path / "run" / "reconstruct.html").read_text()
@@ -376,6 +378,7 @@ def test_kept_images_tell_the_size_that_they_were_brought_from(capsys):
         (("--images", "1"), "expected --images of at least 2"),
         (("--epsilon", "2"), "expected --epsilon from 0 to 1"),
         (("--stationarity", "-1"), "expected --stationarity of at least 0"),
+        (("--precision", "bf16-mixed"), "need float32, found bf16-mixed"),
         (("--heldout", "nowhere"), "there is no image set 'nowhere'"),
         (("--evaluator", "mnist"), "expected an evaluator of 3 classes"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from preimage.auditing.budget import leak_images
 from preimage.auditing.context import Context
@@ -50,7 +50,7 @@ def leak(context: Context, seconds: float) -> Found:
                 evaluator=command.evaluator,
                 most=_COMPARED,
             ),
-            runtime=command.runtime,
+            runtime=replace(command.runtime, precision="auto"),  # it has one of its own
             output=Output(out=str(context.inner("leak"))),
         ),
         context.report,

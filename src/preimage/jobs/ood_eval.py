@@ -15,8 +15,8 @@ from preimage.digest import bytes_digest, classifier_digest, images_digests
 from preimage.environment import hardware_name
 from preimage.errors import PreimageError
 from preimage.files import text_bytes
+from preimage.jobs.float32 import scoring_device
 from preimage.jobs.measure import own_data
-from preimage.jobs.ood_runtime import scoring_device
 from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr

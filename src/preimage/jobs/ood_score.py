@@ -17,7 +17,7 @@ from preimage.data.decode import Encoded, decode
 from preimage.data.local import files_by_name
 from preimage.errors import PreimageError
 from preimage.files import check_writable, json_text, write_atomic
-from preimage.jobs.ood_runtime import scoring_device
+from preimage.jobs.float32 import scoring_device
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.detector import Detector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from preimage.classifier import Classifier, frozen
 from preimage.commands import OodTrain
@@ -48,38 +48,14 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     report = report or Silent()
     check_train(train_config(command))
     check_harden(command.harden, command.tpr)
-    start = load_classifier(command.start) if command.start.model else None
-    # without a model, --image says what to convert the images to
-    asked = ImageSpec(*command.start.image) if command.start.image else None
-    data = load(command.dataset, "train", spec=start.spec if start else asked)
-    if start is not None:
-        data = in_order(data, start.class_names, "the classifier")
-    heldout = _heldout(command.heldout, data, report)
-    training = _training(command, len(data))
-    test = test_set(command.dataset, data, report)
-    if heldout is not None and test is not None and len(not_among(heldout, test)) < len(test):
-        report.warn(
-            "held-out images are test images as well, so figures on the test split are not of "
-            "images that nothing was chosen by"
-        )
+    given = _given(command, report)
+    training = _training(command, len(given.data))
     name = Path(command.dataset).stem or command.dataset
     own = folder_name(f"ood-{name}-{_kind(command)}-{training.seed}")
     path = Path(command.output.out or f"runs/{own}")
-    settings = {
-        "dataset": command.dataset,
-        "start": asdict(command.start),
-        WEIGHTS: classifier_digest(start),
-        "training": asdict(training),
-        "harden": asdict(command.harden),
-        "heldout": command.heldout,
-        "tpr": command.tpr,
-        PRECISION: precision_name(command.runtime),
-        IMAGES: images_digests(training=data, held_out=heldout, test=test),
-        CODE: code_digests(imported_terms(command.harden.inversion_terms), classifier=start),
-    }
-    with RunFolder.create(
-        path, "ood train", settings, overwrite=command.output.overwrite
-    ) as folder:
+    settings = _settings(command, training, given)
+    again = command.output.overwrite
+    with RunFolder.create(path, "ood train", settings, overwrite=again) as folder:
         if folder.finished:
             return folder.metrics(), path
         folder.rewind_to_state()
@@ -93,18 +69,17 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
             report.progress("epochs", epoch.epoch, training.epochs, note)
 
         hardened = harden(
-            data,
+            given.data,
             command.harden,
             training,
-            start=start,
-            heldout=heldout,
+            start=given.start,
+            heldout=given.heldout,
             runtime=command.runtime,
             checkpoint=folder,
             on_epoch=on_epoch,
         )
-        detector = Detector(
-            hardened.classifier, recipe=_recipe(command, training, data, hardened.classifier)
-        )
+        recipe = _recipe(command, training, given.data, hardened.classifier)
+        detector = Detector(hardened.classifier, recipe=recipe)
         with frozen(hardened.classifier, make_fabric(command.runtime).device):
             detector.fit(
                 hardened.split.validation,
@@ -113,11 +88,38 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
                 unfamiliar=hardened.split.unfamiliar,
                 films=hardened.split.films,
             )
-            record = _record(name, training, hardened, detector, test)
+            record = _record(name, training, hardened, detector, given.test)
         folder.write(DETECTOR_FILE, detector.to_bytes())
         folder.write(POOL_FILE, text_bytes(pool_page(name, hardened)))
         folder.finish({**record, PRECISION: precision_name(command.runtime)})
         return folder.metrics(), path
+
+
+class _Given(NamedTuple):
+    """What a run starts from."""
+
+    start: Classifier | None
+    data: ImageSet
+    heldout: ImageSet | None
+    test: ImageSet | None
+
+
+def _given(command: OodTrain, report: Reporter) -> _Given:
+    """Load what the command names, in one order of classes and one shape of image."""
+    start = load_classifier(command.start) if command.start.model else None
+    # without a model, --image says what to convert the images to
+    asked = ImageSpec(*command.start.image) if command.start.image else None
+    data = load(command.dataset, "train", spec=start.spec if start else asked)
+    if start is not None:
+        data = in_order(data, start.class_names, "the classifier")
+    heldout = _heldout(command.heldout, data, report)
+    test = test_set(command.dataset, data, report)
+    if heldout is not None and test is not None and len(not_among(heldout, test)) < len(test):
+        report.warn(
+            "held-out images are test images as well, so figures on the test split are not of "
+            "images that nothing was chosen by"
+        )
+    return _Given(start, data, heldout, test)
 
 
 def _heldout(source: str | None, data: ImageSet, report: Reporter) -> ImageSet | None:
@@ -129,6 +131,22 @@ def _heldout(source: str | None, data: ImageSet, report: Reporter) -> ImageSet |
         if shared:
             report.warn(f"{shared} held-out images are training images as well and are left out")
     return heldout
+
+
+def _settings(command: OodTrain, training: TrainConfig, given: _Given) -> dict[str, Any]:
+    """What makes a run another one."""
+    return {
+        "dataset": command.dataset,
+        "start": asdict(command.start),
+        WEIGHTS: classifier_digest(given.start),
+        "training": asdict(training),
+        "harden": asdict(command.harden),
+        "heldout": command.heldout,
+        "tpr": command.tpr,
+        PRECISION: precision_name(command.runtime),
+        IMAGES: images_digests(training=given.data, held_out=given.heldout, test=given.test),
+        CODE: code_digests(imported_terms(command.harden.inversion_terms), classifier=given.start),
+    }
 
 
 def _training(command: OodTrain, images: int) -> TrainConfig:
