@@ -54,7 +54,7 @@ SHORT = "-short"
 """Ends the name of a method that gets as few: a step of a convolutional classifier takes long."""
 WHOLE, WHOLE_STEPS = "whole", FEW_STEPS
 """Of classifiers that have seen whole data sets. The steps are few: so are the hours."""
-EPOCHS = {"vit": {"mnist": 5, "fashion_mnist": 5, "cifar10": 6, "gtsrb": 12}}
+EPOCHS = {"vit": {"mnist": 5, "fashion_mnist": 5, "cifar10": 6}}
 """Of classifiers that see whole data sets, where a data set's recipe takes hours."""
 BUNDLED = "bundled"
 BESIDE = 10_000
