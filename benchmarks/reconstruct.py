@@ -95,6 +95,9 @@ DEFENCES: dict[str, tuple[str, ...]] = {
     "weight decay 0.1": ("--weight-decay", "0.1"),
     "weight decay 0.02": ("--weight-decay", "0.02"),
     "weight decay 0.01, batches of 20": ("--weight-decay", "0.01", "--batch", "20"),
+    "weight decay 0.0005, 25,000 steps": (
+        *("--weight-decay", "0.0005", "--batch", "20", "--lr", "0.1", "--epochs", "5000"),
+    ),
     "label smoothing": ("--label-smoothing", "0.2"),
     "early stop": ("--stop-loss", "0.3"),
     "DP-SGD": ("--dp-noise", "1.0", "--epochs", "100"),
