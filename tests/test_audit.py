@@ -316,7 +316,7 @@ def test_too_little_time_for_an_inversion_is_told_on_the_page(capsys, monkeypatc
 
 def test_more_time_makes_more_work():
     class Fake:
-        inversion_seconds, inversion_room = 0.1, 256
+        inversion_seconds, inversion_room, patient = 0.1, 256, False
 
     few, many = (acceptance_steps(Fake(), seconds) for seconds in (2.0, 60.0))
     assert 0 < few < many <= PRESETS["natural"].steps
@@ -325,7 +325,7 @@ def test_more_time_makes_more_work():
 
 def test_a_slow_machine_takes_smaller_batches_so_that_there_are_steps():
     class Slow:
-        inversion_seconds, inversion_room = 1.0, 256
+        inversion_seconds, inversion_room, patient = 1.0, 256, False
 
     batches = [acceptance._batch(Slow(), seconds) for seconds in (1000.0, 200.0, 72.0, 1.0)]
     assert batches == [256, 128, 64, 64]

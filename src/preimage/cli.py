@@ -214,7 +214,9 @@ def _show(command: commands.Show, terminal: Terminal) -> tuple[dict[str, Any], s
     return show_job(command.source), command.source
 
 
-def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any], str]:
+def _audit(
+    command: commands.Audit, terminal: Terminal, patient: bool = False
+) -> tuple[dict[str, Any], str]:
     from preimage.auditing import gate
 
     conditions = gate.parse(command.fail_on)
@@ -223,7 +225,7 @@ def _audit(command: commands.Audit, terminal: Terminal) -> tuple[dict[str, Any],
             check_writable(Path(name))
     from preimage.auditing.job import PAGE_FILE, audit_job
 
-    result, folder = audit_job(command, terminal)
+    result, folder = audit_job(command, terminal, patient=patient)
     outcomes = gate.check(result, conditions)
     _write(command.junit, gate.junit(outcomes, str(result["model"])))
     _write(command.markdown, gate.markdown(result, outcomes))
@@ -276,6 +278,7 @@ def _demo(command: commands.Demo, terminal: Terminal) -> tuple[dict[str, Any], s
             output=commands.Output(command.out, command.overwrite, command.json),
         ),
         terminal,
+        patient=True,  # without inversions there is little to show, and nobody named this time
     )
 
 

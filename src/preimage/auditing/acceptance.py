@@ -90,8 +90,8 @@ def _batch(context: Context, seconds: float) -> int:
 
 
 def _steps(context: Context, seconds: float) -> int:
-    room = _room(context, seconds, _batch(context, seconds))
-    return min(PRESETS["natural"].steps, int(room))
+    room = int(_room(context, seconds, _batch(context, seconds)))
+    return min(PRESETS["natural"].steps, max(room, _LEAST) if context.patient else room)
 
 
 def _room(context: Context, seconds: float, batch: int) -> float:

@@ -67,6 +67,8 @@ class Context:
     """Whether the classifier can be loaded again by the command's name for it."""
     folder: RunFolder
     report: Reporter
+    patient: bool = False
+    """Whether the inversion is made even where its fewest steps take longer than there is time."""
 
     def fixed(self, name: str, choose: Callable[[], Any]) -> Any:
         """What was chosen under `name` when this audit first came here; plain values only.

@@ -47,7 +47,11 @@ _DECIDING = ("accuracy", "noise", "detection", "leak")
 
 
 def audit_job(
-    command: Audit, report: Reporter | None = None, *, classifier: Classifier | None = None
+    command: Audit,
+    report: Reporter | None = None,
+    *,
+    classifier: Classifier | None = None,
+    patient: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """Do what there is time for, and leave a page and a record.
 
@@ -57,6 +61,7 @@ def audit_job(
         command: what to do.
         report: hears of progress.
         classifier: in place of the one that the command names.
+        patient: make the inversion even where its fewest steps take longer than there is time for.
 
     Returns:
         The record, which is also in audit.json, and the run folder.
@@ -98,7 +103,9 @@ def audit_job(
         if command.output.overwrite:
             _clear(folder.path)
         if not folder.finished:
-            context = Context(command, classifier, judges.evaluator, data, named, folder, heard)
+            context = Context(
+                command, classifier, judges.evaluator, data, named, folder, heard, patient
+            )
             _run(context, budget, heard)
         return folder.metrics(), path
 
