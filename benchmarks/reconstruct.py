@@ -54,7 +54,11 @@ SHORT = "-short"
 """Ends the name of a method that gets as few: a step of a convolutional classifier takes long."""
 WHOLE, WHOLE_STEPS = "whole", FEW_STEPS
 """Of classifiers that have seen whole data sets. The steps are few: so are the hours."""
-EPOCHS = {"vit": {"mnist": 5, "fashion_mnist": 5, "cifar10": 6}}
+EPOCHS = {
+    ("vit", "mnist"): ("--epochs", "5"),
+    ("vit", "fashion_mnist"): ("--epochs", "5"),
+    ("vit", "cifar10"): ("--epochs", "6"),
+}
 """Of classifiers that see whole data sets, where a data set's recipe takes hours."""
 BUNDLED = "bundled"
 BESIDE = 10_000
@@ -205,9 +209,8 @@ def whole(seed: int, dataset: str, arch: str, method: str) -> list[Record]:
     model = dataset
     if arch != BUNDLED:
         model = str(out.with_name(out.name + "-classifier"))
-        epochs = EPOCHS.get(arch, {}).get(dataset)
-        how_long = ("--epochs", str(epochs)) if epochs else ()
-        _run("train", dataset, "--arch", arch, *how_long, "--seed", str(seed), "--out", model)
+        epochs = EPOCHS.get((arch, dataset), ())
+        _run("train", dataset, "--arch", arch, *epochs, "--seed", str(seed), "--out", model)
     how = ("--steps", str(WHOLE_STEPS), "--images", str(IMAGES), "--seed", str(seed))
     beside = ("--data", dataset, "--most", str(BESIDE))
     _run("reconstruct", model, *beside, *how, "--out", str(out))

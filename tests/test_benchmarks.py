@@ -95,26 +95,21 @@ def classifier():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_peer_makes_images_and_the_same_ones_again(name, classifier):
+def test_a_peer_makes_images_of_the_wanted_class(name, classifier):
     labels = torch.arange(32) % 4
-    method = replace(METHODS[name], steps=20)
+    # their prior, ten times as strong, takes longer to let brightness tell the class
+    steps, wanted = (400, 0.35) if name == "deepinversion-authors" else (200, 0.75)
+    method = replace(METHODS[name], steps=steps)
     before = torch.get_rng_state()
     with frozen(classifier):
         images = optimise(method, classifier, labels, seed=0)
         again = optimise(method, classifier, labels, seed=0)
+        with torch.no_grad():
+            answers = classifier(images).logits.argmax(1)
     assert images.shape == (32, *SPEC.shape) and images.min() >= 0 and images.max() <= 1
     assert torch.equal(images, again) and torch.equal(torch.get_rng_state(), before)
+    assert (answers == labels).float().mean() >= wanted
     assert len(images.unique(dim=0)) == 32
-
-
-# not the authors' programme: its prior, ten times as strong, hides so faint a sign of the class
-@pytest.mark.parametrize("name", ["pixel-ascent", "fourier", "deepinversion"])
-def test_a_peer_makes_images_of_the_wanted_class(name, classifier):
-    labels = torch.arange(32) % 4
-    with frozen(classifier):
-        images = optimise(replace(METHODS[name], steps=200), classifier, labels, seed=0)
-        answers = classifier(images).logits.argmax(1)
-    assert (answers == labels).float().mean() >= 0.75
 
 
 def test_batch_norm_statistics_set_deepinversion_apart_from_ascent(classifier):

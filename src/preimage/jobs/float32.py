@@ -11,7 +11,7 @@ from preimage.errors import PreimageError
 from preimage.runtime import make_fabric
 from preimage.training import one_device
 
-FLOAT32: Precision = "32-true"
+_FLOAT32: Precision = "32-true"
 
 
 def in_float32(runtime: Runtime, why: str) -> Runtime:
@@ -24,12 +24,12 @@ def in_float32(runtime: Runtime, why: str) -> Runtime:
     Raises:
         PreimageError: where another precision is asked for.
     """
-    if runtime.precision not in ("auto", FLOAT32):
+    if runtime.precision not in ("auto", _FLOAT32):
         raise PreimageError(
-            f"expected --precision {FLOAT32} or auto, since {why}, found {runtime.precision}; "
+            f"expected --precision {_FLOAT32} or auto, since {why}, found {runtime.precision}; "
             "leave it out"
         )
-    return replace(runtime, precision=FLOAT32)
+    return replace(runtime, precision=_FLOAT32)
 
 
 def scoring_device(runtime: Runtime) -> torch.device:

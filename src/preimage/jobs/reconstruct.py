@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from preimage.errors import PreimageError
 from preimage.files import json_bytes, text_bytes
 from preimage.gallery import picture_uris
 from preimage.inversion import predict
-from preimage.jobs.float32 import FLOAT32, in_float32
+from preimage.jobs.float32 import in_float32
 from preimage.jobs.measure import find_evaluator, own_data
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
@@ -42,6 +42,7 @@ from preimage.limits import check_control, check_reconstruct
 from preimage.pages import Picture, Strip, histogram
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
+from preimage.runtime import precision_name
 from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
 from preimage.sources import load_classifier
@@ -78,7 +79,8 @@ def reconstruct_job(
     report = report or Silent()
     check_reconstruct(command.config)
     check_control(command.control.most)
-    runtime = in_float32(command.runtime, "second derivatives need float32")
+    float32 = in_float32(command.runtime, "second derivatives need float32")
+    command = replace(command, runtime=float32)
     classifier = classifier or load_classifier(command.model)
     groups = _groups(command, classifier, report)
     evaluator = find_evaluator(command.model, classifier, command.control.evaluator)
@@ -90,7 +92,7 @@ def reconstruct_job(
         WEIGHTS: classifier_digest(classifier),
         "config": asdict(config),
         "control": asdict(command.control),
-        PRECISION: runtime.precision,
+        PRECISION: precision_name(command.runtime),
         EVALUATOR: classifier_digest(evaluator),
         IMAGES: images_digests(training=groups.train, held_out=groups.control),
         CODE: code_digests(classifier=classifier, evaluator=evaluator),
@@ -318,7 +320,7 @@ def _record(
         "shared": groups.shared,
         "seconds": round(seconds, 1),
         "hardware": hardware_name(),
-        PRECISION: FLOAT32,
+        PRECISION: precision_name(command.runtime),
     }
 
 
