@@ -107,6 +107,22 @@ def test_hardening_that_does_not_fit_is_left_out_and_says_so(capsys, data, monke
     assert "larger --budget" in state(record, "hardening")["reason"]
 
 
+def test_unknown_images_that_cannot_be_read_are_told_and_the_rest_is_measured(
+    capsys, data, monkeypatch
+):
+    only(monkeypatch, "detection")
+    monkeypatch.setattr(detection, "BASELINES", ("msp",))
+    Path("more").mkdir()
+    for i, image in enumerate(_noise()["images"]):
+        Image.fromarray(image).save(f"more/{i}.png")
+    Path("more", "broken.png").write_bytes(b"no image")
+    status, record, err = audit(capsys, "--data", data, "--ood", "more")
+    assert status == 0 and record["ood"]["sets"] == ["more"]
+    page = " ".join(Path("run", job.PAGE_FILE).read_text(encoding="utf-8").split())
+    for said in (page, " ".join(err.split())):
+        assert "more: one image cannot be read and is left out: " in said and "broken.png" in said
+
+
 def test_an_exported_program_is_hardened_by_a_head_beside_it(capsys, data, monkeypatch):
     only(monkeypatch, "hardening", "detection")
     monkeypatch.setattr(detection, "BASELINES", ("msp",))

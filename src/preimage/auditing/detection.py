@@ -25,6 +25,7 @@ from preimage.ood.evaluation import (
     Judge,
     Method,
     Unknown,
+    unreadable_note,
 )
 from preimage.ood.heads import Mode, can_extend
 from preimage.ood.synthetic import synthetic_names
@@ -119,13 +120,16 @@ def detection(context: Context, seconds: float) -> Found:
     judges += [DetectorJudge(hardened)] if hardened else []
     evaluation = Evaluation(known, judges, _TPR)
     records, plots, mistakes = [], [], []
+    sets = len(context.command.ood) + len(by_code)
     with all_frozen(context.device, hardened.classifier if hardened else None):
         for i, one in enumerate(unknown):
             found, scores = evaluation.measure(one)
             records += found
             plots.append(_plot(one, evaluation.known_scores(one.native)[OWN], scores[OWN]))
             mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
-            sets = len(context.command.ood) + len(by_code)
+            if one.images.unreadable:
+                notes.append(unreadable_note(one.name, one.images.unreadable))
+                context.report.warn(notes[-1])
             context.report.progress("sets", i + 1, sets, one.name)
         figures = _figures(context, records, len(known))
         if hardened:

@@ -98,7 +98,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
-    unknown = check_unknown(command.ood, spec, lenient=True)
+    unknown = check_unknown(command.ood, spec)
     hardened, plain = subjects.classifiers
     digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
@@ -285,7 +285,7 @@ def _measure(
     threshold = _threshold(judges, main)
     by_code = synthetic_names() if command.synthetic else ()
     sets = len(command.ood) + len(by_code)
-    some: dict[str, Any] = {"most": command.most, "seed": command.seed, "lenient": True}
+    some: dict[str, Any] = {"most": command.most, "seed": command.seed}
     unknown = unknown_sets(command.ood, known, known.spec, synthetic=by_code, **some)
     unreadable: dict[str, list[str]] = {}
     for i, one in enumerate(unknown):

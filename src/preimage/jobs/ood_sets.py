@@ -45,7 +45,6 @@ def unknown_sets(
     synthetic: Sequence[str],
     most: int,
     seed: int,
-    lenient: bool = False,
 ) -> Iterator[Unknown]:
     """Sets of images that are none of the classes, in the classifier's shape.
 
@@ -58,17 +57,17 @@ def unknown_sets(
             :func:`preimage.ood.synthetic.synthetic_names`.
         most: images of each set at most.
         seed: of the synthetic sets and of every choice of images.
-        lenient: leave out files that cannot be read, and say why in their set's `unreadable`.
 
     Yields:
         One set after the other, each made when it is asked for: all at once may not fit in memory.
+        Images that cannot be read are left out; its `unreadable` says why.
 
     Raises:
-        PreimageError: for a source that cannot be read.
+        PreimageError: for a source of which nothing can be read.
     """
     names: set[str] = set()
     for source in sources:
-        images = _some(_unlabelled(source, spec, lenient), most, seed)
+        images = _some(_unlabelled(source, spec), most, seed)
         name = source if images.name in names else images.name
         names.add(name)
         yield Unknown(name, images, images.stored or spec, real=True)
@@ -87,31 +86,28 @@ def _identity(source: str) -> str:
     return str(path.resolve()) if path.exists() else known_name(source)
 
 
-def check_unknown(
-    sources: Sequence[str], spec: ImageSpec, *, lenient: bool = False
-) -> dict[str, str | None]:
+def check_unknown(sources: Sequence[str], spec: ImageSpec) -> dict[str, str | None]:
     """Read every source once, so that one that cannot be used is told before any work.
 
     Args:
         sources: as for :func:`unknown_sets`.
         spec: the classifier's shape.
-        lenient: as for :func:`unknown_sets`.
 
     Returns:
         What tells each from others of its name, see :func:`preimage.digest.images_digests`.
 
     Raises:
-        PreimageError: for a source that cannot be read.
+        PreimageError: for a source of which nothing can be read.
     """
     digests: dict[str, str | None] = {}
     for source in sources:
-        digests |= images_digests(**{f"--ood {source}": _unlabelled(source, spec, lenient)})
+        digests |= images_digests(**{f"--ood {source}": _unlabelled(source, spec)})
     return digests
 
 
-def _unlabelled(source: str, spec: ImageSpec, lenient: bool) -> ImageSet:
+def _unlabelled(source: str, spec: ImageSpec) -> ImageSet:
     """In the classifier's shape from the start: photographs in their own may not fit in memory."""
-    return load(source, "test", spec=spec, labelled=False, lenient=lenient)
+    return load(source, "test", spec=spec, labelled=False, lenient=True)
 
 
 def _some(images: ImageSet, most: int, seed: int) -> ImageSet:

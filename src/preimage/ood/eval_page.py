@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.classifier import Classifier
 from preimage.inversion import predict
-from preimage.ood.evaluation import OURS, Method, Unknown
+from preimage.ood.evaluation import OURS, Method, Unknown, unreadable_note
 from preimage.ood.shortcuts import Shortcut
 from preimage.pages import STRIP, Histogram, Strip, Table, method_table, page, strip
 from preimage.panels import histograms, strips, table
@@ -145,11 +145,7 @@ def _notes(views: Sequence[View], result: Mapping[str, Any], unseen: int) -> lis
         for shortcut in view.shortcuts
     ]
     notes += [f"{name} is left out: {reason}" for name, reason in result["left_out"].items()]
-    notes += [
-        f"{name}: {len(reasons)} images cannot be read and are left out, of which the first: "
-        f"{reasons[0]}."
-        for name, reasons in result["unreadable"].items()
-    ]
+    notes += [unreadable_note(name, reasons) for name, reasons in result["unreadable"].items()]
     if unseen:
         notes.append(f"Mistakes of {unseen} more sets are not shown.")
     return [*_FAIRNESS, *notes]

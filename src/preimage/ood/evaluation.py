@@ -131,6 +131,21 @@ class Unknown:
     """Whether a camera or a hand made them, not code."""
 
 
+def unreadable_note(name: str, reasons: Sequence[str]) -> str:
+    """A sentence on the images of a set that cannot be read.
+
+    Args:
+        name: of the set.
+        reasons: one for each, at least one.
+    """
+    if len(reasons) == 1:
+        return f"{name}: one image cannot be read and is left out: {reasons[0]}."
+    return (
+        f"{name}: {len(reasons)} images cannot be read and are left out, of which the first: "
+        f"{reasons[0]}."
+    )
+
+
 class Evaluation:
     """Figures of several methods on one set of known images.
 
