@@ -340,3 +340,17 @@ def _line(error: Exception) -> str:
     """The first line of an error's text, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def check_gradient(classifier: Classifier) -> None:
+    """Refuse a classifier that has no gradient at its input, before any step.
+
+    Raises:
+        PreimageError: for such a one.
+    """
+    images = torch.full((2, *classifier.spec.shape), 0.5, device=classifier.mean.device)
+    if not classifier(images.requires_grad_()).logits.requires_grad:
+        raise PreimageError(
+            f"expected a classifier with a gradient at its input, found none in "
+            f"'{classifier.name}'; take torch.no_grad, detach and the like out of its forward"
+        )

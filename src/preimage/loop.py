@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from preimage.augment import apply_changes, draw_changes
 from preimage.checkpoint import Checkpointer
-from preimage.classifier import Classifier, frozen
+from preimage.classifier import Classifier, check_gradient, frozen
 from preimage.config import PRESETS, InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
 from preimage.distributed import gather, share_batch_norm
@@ -101,7 +101,7 @@ def invert(
         warnings.warn(_NO_PRIOR, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
-        _check_gradient(classifier)
+        check_gradient(classifier)
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
     share_batch_norm(inversion.generator, 1)
     inversion.to(torch.device("cpu"))
@@ -358,16 +358,6 @@ def batch_room(classifier: Classifier, config: InvertConfig, runtime: Runtime) -
 def member_starts(steps: int, members: int) -> list[int]:
     """The step at which each member begins: the first has twice the time of the others."""
     return [0, *(round(steps * (i + 1) / (members + 1)) for i in range(1, members))]
-
-
-def _check_gradient(classifier: Classifier) -> None:
-    """Refuse a classifier that has no gradient at its input, before any step."""
-    images = torch.full((2, *classifier.spec.shape), 0.5, device=classifier.mean.device)
-    if not classifier(images.requires_grad_()).logits.requires_grad:
-        raise PreimageError(
-            f"expected a classifier with a gradient at its input, found none in "
-            f"'{classifier.name}'; take torch.no_grad, detach and the like out of its forward"
-        )
 
 
 def _diverged(what: str, step: int) -> DivergedError:

@@ -50,6 +50,31 @@ def check_stored_alike(train: ImageSet, heldout: ImageSet) -> None:
         )
 
 
+def check_coloured_alike(train: ImageSet, heldout: ImageSet) -> None:
+    """See that not all of one group are grey where most of the other are in colour.
+
+    Raises:
+        PreimageError: where they are.
+    """
+    grey = _grey_share(train), _grey_share(heldout)
+    if max(grey) == 1 and min(grey) < 0.5:
+        sides = ("grey", "colour") if grey[0] == 1 else ("colour", "grey")
+        raise PreimageError(
+            f"expected held-out images in {sides[0]}, as the training images are, found "
+            f"{sides[1]}; that alone tells the groups apart, so give images of the same kind"
+        )
+
+
+def _grey_share(images: ImageSet) -> float:
+    """Share of the images whose channels are all equal."""
+    pixels = images.images
+    # a channel at a time: a comparison of all at once takes as much memory as the images
+    alike = torch.ones(len(pixels), dtype=torch.bool)
+    for channel in range(1, images.spec.channels):
+        alike &= (pixels[:, 0] == pixels[:, channel]).flatten(1).all(1)
+    return float(alike.double().mean())
+
+
 def _size(images: ImageSet) -> str:
     assert images.stored is not None
     size = f"{images.stored.height}x{images.stored.width}"

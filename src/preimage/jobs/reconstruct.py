@@ -15,6 +15,7 @@ from torch import Tensor
 from preimage.classifier import Classifier, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
+from preimage.data.known import KNOWN, known_name
 from preimage.data.order import of_classes
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
@@ -123,6 +124,7 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
             f"expected the data that '{command.model.model}' was trained on, found none; give it "
             "with --data"
         )
+    _check_sources(own_data(command.model.model), source, control.heldout or source, report)
     train = load(source, "train", spec=classifier.spec)
     heldout = load(control.heldout or source, "test", spec=classifier.spec)
     names = classifier.class_names
@@ -141,6 +143,25 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
             "their order"
         )
     return groups
+
+
+def _check_sources(own: str | None, train: str, heldout: str, report: Reporter) -> None:
+    """Refuse held-out images of another known data set than the training images are of.
+
+    Whose training images are of another than the bundled classifier's own is told: they may be
+    given on purpose, as a control.
+    """
+    own_name, name, other = (known_name(source) for source in (own or train, train, heldout))
+    if name in KNOWN and other in KNOWN and name != other:
+        raise PreimageError(
+            f"expected held-out images of the training images' data set, {name}, found {other}; "
+            "whatever the classifier knows, another set's differ, so give others of the same kind"
+        )
+    if name in KNOWN and own_name != name:
+        report.warn(
+            f"the classifier was trained on {own_name} and is compared with images of {name}, so "
+            "the verdict says nothing of its training images"
+        )
 
 
 def _search(

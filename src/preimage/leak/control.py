@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import apart, check_alike, check_stored_alike
+from preimage.data.overlap import apart, check_alike, check_coloured_alike, check_stored_alike
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -46,10 +46,11 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
 
     Raises:
         PreimageError: for sets of different shapes or classes, sets that were stored in different
-            sizes, or too few held-out images.
+            sizes or of which one is grey, or too few held-out images.
     """
     check_alike(train, heldout)
     check_stored_alike(train, heldout)
+    check_coloured_alike(train, heldout)
     seen, unseen = apart(train, heldout)
     shared = len(heldout) - len(unseen)
     used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
@@ -59,7 +60,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         raise PreimageError(
             f"expected at least {FEWEST} training and as many held-out images of the same classes "
             f"for a test, found {count} among {len(seen)} and {len(unseen)} that are on one side "
-            f"alone (at most {most} are used, and one frame of a film); give more"
+            f"alone (at most {most} are used, and one frame of a film){_both(shared)}; give more"
         )
     return Groups(
         _some(used, each, stream(seed, "training images")),
@@ -68,6 +69,11 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         known=len(train),
         films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
+
+
+def _both(shared: int) -> str:
+    """What to say of held-out images that are training images as well, where there are any."""
+    return f", as {shared} held-out images are training images as well" if shared else ""
 
 
 def _each_class(train: ImageSet, unseen: ImageSet, most: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from preimage.checkpoint import Checkpointer
-from preimage.classifier import Classifier, frozen
+from preimage.classifier import Classifier, check_gradient, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import ReconstructConfig, Runtime
 from preimage.drawing import balanced_labels
@@ -88,23 +88,27 @@ def reconstruct(
         classifier: it is afterwards as it was.
         config: settings; the defaults serve every architecture.
         runtime: device; one, in float32, since second derivatives are taken.
-        checkpoint: when given, resumes from its state and saves every 100 steps.
+        checkpoint: when given, resumes from its state, and saves what came out of the weights and
+            then every 100 steps.
         on_step: called after every look at the gradients, and now and then while unmixing.
 
     Raises:
-        PreimageError: for settings that do not fit.
+        PreimageError: for settings that do not fit, or a classifier without a gradient.
         DivergedError: when the loss becomes NaN; the last checkpoint stays.
     """
     config = config or ReconstructConfig()
     check_reconstruct(config)
     fabric = make_fabric(one_device(runtime or Runtime()))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
+        check_gradient(classifier)
         state = checkpoint.load_state() if checkpoint else None
         known = (
             _Known(state["known"], state.get("mixed", False))  # older states had a part for all
             if state
             else _known(classifier, config, fabric.device, on_step)
         )
+        if checkpoint and not state:
+            checkpoint.save_state({"step": 0, **_state_of(known)})
         if len(known.images) == config.images:
             return Reconstruction(known.images, _answers(classifier, known.images), config.images)
         _check_room(classifier, config, fabric.device)
@@ -184,6 +188,10 @@ class _Known(NamedTuple):
     """(n, C, H, W), on the CPU."""
     mixed: bool
     """Whether they are still mixtures of several training images."""
+
+
+def _state_of(known: _Known) -> dict[str, Any]:
+    return {"known": known.images, "mixed": known.mixed}
 
 
 def _nothing(classifier: Classifier) -> _Known:
@@ -278,7 +286,7 @@ class _Search:
         on_step: Callable[[ReconstructProgress], None] | None,
     ) -> None:
         """Search until the steps are over, from `state` on."""
-        step = self._restore(state) if state else 0
+        step = self._restore(state) if state and state["step"] else 0
         values: dict[str, float] = {}
         while step < self.config.steps:
             values |= self.step(step)
@@ -321,8 +329,7 @@ class _Search:
     def _state(self, step: int) -> dict[str, Any]:
         return {
             "step": step,
-            "known": self.known.images,
-            "mixed": self.known.mixed,
+            **_state_of(self.known),
             "carrier": self.carrier.state_dict(),
             "multipliers": self.multipliers.detach(),
             "balance": self.balance.state_dict(),
