@@ -34,6 +34,7 @@ from preimage.leak.matching import matched, similarities
 from preimage.leak.verdict import RECOVERED, judge
 from preimage.limits import SAYS
 from preimage.records import Record
+from preimage.settings import PRECISION
 from preimage.tensors import unpack
 
 FILE = RESULTS / "reconstruct.json"
@@ -209,7 +210,7 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
         **{name: whole[name] for name in _SHARED},
     }
     extra = {"leaky": leaky, "trial": trial, "steps": _steps(of["method"]), "images": IMAGES}
-    return [{**record, **extra}]
+    return [{**record, **extra, "trained_in": _trained_in(run)}]
 
 
 def whole(seed: int, dataset: str, arch: str, method: str) -> list[Record]:
@@ -239,7 +240,15 @@ def _record(run: Path, leaky: bool, steps: int, of: dict[str, Any], images: int 
         f"{name}_auroc": (found[name] or {}).get("auroc")
         for name in ("membership", "membership_loss")
     }
-    return {**of, **{name: found[name] for name in FIELDS}, **told, **extra}
+    figures = {name: found[name] for name in FIELDS} | {"trained_in": _trained_in(run)}
+    return {**of, **figures, **told, **extra}
+
+
+def _trained_in(run: Path) -> str | None:
+    """The precision that the classifier of a reconstruction was trained in; None of a bundled."""
+    model = Path(json.loads((run / "config.json").read_text())["config"]["model"]["model"])
+    settings = model / "config.json"
+    return json.loads(settings.read_text())["config"][PRECISION] if settings.is_file() else None
 
 
 @cache  # trials of one classifier share its reconstructions
