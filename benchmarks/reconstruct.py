@@ -85,8 +85,10 @@ KKT = (
 METHODS: dict[str, tuple[str, ...]] = {
     "preimage-direct": ("--steps", str(STEPS)),
     ALL: ("--steps", str(FEW_STEPS)),
-    "preimage-generator": ("--carrier", "generator", "--steps", str(STEPS)),
     "without unmixing": (*NO_UNMIXING, "--steps", str(STEPS)),
+    "generator without unmixing": (
+        *("--carrier", "generator", *NO_UNMIXING, "--steps", str(STEPS)),
+    ),
     f"preimage-direct{SHORT}": ("--steps", str(FEW_STEPS)),
     "kkt": ("--steps", str(STEPS), *KKT),
     f"kkt{SHORT}": ("--steps", str(FEW_STEPS), *KKT),
