@@ -132,7 +132,8 @@ def test_without_weight_decay_the_constant_belongs_to_the_images():
 @pytest.mark.parametrize("clear", [True, False])
 def test_a_step_tells_where_rounding_is_no_even_noise(monkeypatch, clear):
     if not clear:
-        monkeypatch.setattr(directions_module, "_CLEAR_STEP", float("inf"))
+        for step in ("_CLEAR_STEP", "_EVEN_STEP"):
+            monkeypatch.setattr(directions_module, step, float("inf"))
     random = stream("rounding")
     written = torch.randn(UNITS, COUNT, generator=random) @ pictures().flatten(1)
     left = torch.linalg.qr(torch.randn(UNITS, UNITS, generator=random).double())[0]

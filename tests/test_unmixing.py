@@ -13,6 +13,7 @@ import preimage.leak.reconstruction
 import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
+from preimage.leak import directions as directions_module
 from preimage.leak import unmixing
 from preimage.leak.components import Edges, separate
 from preimage.leak.contrast import KnownContrast
@@ -85,6 +86,21 @@ def test_directions_stand_out_where_the_first_weights_have_worn_away():
     assert len(found) == COUNT
     rows = F.pad(pictures().flatten(1), (0, 1), value=1.0).double()
     assert float((rows - rows @ found.T @ found).norm() / rows.norm()) < 0.01
+
+
+def test_directions_stand_out_of_the_rounding_of_bf16(monkeypatch):
+    """Each weight is rounded by a share of it: where training wrote much there is most noise."""
+    random = stream("rounding")
+    place = torch.arange(196) % COUNT  # each image is lit on pixels of its own, some hardly
+    lit = torch.nn.functional.one_hot(place, COUNT).T * torch.logspace(0, -3, COUNT)[:, None]
+    written = torch.randn(UNITS, COUNT, generator=random) @ lit
+    rounded = (written * (1 + 0.003 * torch.randn(written.shape, generator=random))).double()
+    found = directions(rounded)
+    assert len(found) == COUNT
+    rows = torch.nn.functional.normalize(lit, dim=1).double()
+    assert float((rows - rows @ found.T @ found).norm() / rows.norm()) < 0.1
+    monkeypatch.setattr(directions_module, "_EVEN_STEP", float("inf"))
+    assert len(directions(rounded)) > COUNT
 
 
 def test_more_images_than_can_be_told_apart_are_not_tried():
