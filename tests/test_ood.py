@@ -483,18 +483,21 @@ def test_score_reads_files_and_folders_and_reports_what_it_cannot_read(capsys, s
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "colour.jpg")
     (folder / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "small.png")
+    (folder / "link.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
     (folder / "notes.txt").write_text("no image at all")
     other = shared / "other" / "00.png"
     status, out, err = run(capsys, "ood", "score", shared / "hard", folder, other, "--json")
     assert status == 0, err
     result = json.loads(out)
-    assert result["images"] == 3 and result["unreadable"] == 2
+    assert result["images"] == 3 and result["unreadable"] == 4
     assert [Path(row["file"]).name for row in result["scores"]] == [
         "colour.jpg",
         "grey.png",
         "00.png",
     ]
-    assert "broken.png" in err and "small.png" in err
+    said = "".join(err.split())
+    assert all(f"{name}.png" in said for name in ("broken", "small", "link", "pipe"))
     assert set(result["scores"][0]) == {"file", "score", "ood", "garbage", "class", "confidence"}
 
 

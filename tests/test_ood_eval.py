@@ -39,16 +39,17 @@ def test_images_that_cannot_be_read_are_reported_and_the_rest_is_measured(capsys
     folder = shutil.copytree(shared / "other", "more")
     (Path(folder) / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(Path(folder) / "small.png")
+    (Path(folder) / "link.png").symlink_to("nowhere")
     status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", folder, shared / "other")
     assert status == 0, err
     said = " ".join(err.split())
     assert "left out: more/broken.png" in said.replace(f"{Path.cwd()}/", "") and "small.png" in said
     result = json.loads(out)
     broken, whole = (ours(result["records"])[name] for name in ("more", "other"))
-    assert (broken["unreadable"], whole["unreadable"]) == (2, 0)
-    assert list(result["unreadable"]) == ["more"] and len(result["unreadable"]["more"]) == 2
+    assert (broken["unreadable"], whole["unreadable"]) == (3, 0)
+    assert list(result["unreadable"]) == ["more"] and len(result["unreadable"]["more"]) == 3
     assert broken["auroc"] == whole["auroc"]  # the rest are the same images
-    assert "more: 2 images cannot be read" in (Path("eval") / "ood.html").read_text()
+    assert "more: 3 images cannot be read" in (Path("eval") / "ood.html").read_text()
 
 
 def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
