@@ -52,6 +52,34 @@ def test_images_that_cannot_be_read_are_reported_and_the_rest_is_measured(capsys
     assert "more: 3 images cannot be read" in (Path("eval") / "ood.html").read_text()
 
 
+def test_known_images_among_unknown_ones_are_left_out_and_counted(capsys, shared):
+    images, _ = tiny.bands(90, seed=1)  # the known test images, of which --most takes 60
+    for count, name in ((30, "some"), (31, "most")):
+        folder = Path(shutil.copytree(shared / "other", name))
+        for number, image in enumerate(images[-count:]):
+            Image.fromarray(image).save(folder / f"known{number}.png")
+    sets = ("some", shared / "other")
+    status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", *sets)
+    assert status == 0, err
+    said = "some: 30 images are among the known ones as well, to the byte, and left out"
+    assert said in " ".join(err.split()) and said in (Path("eval") / "ood.html").read_text()
+    result = json.loads(out)
+    some, other = (ours(result["records"])[name] for name in ("some", "other"))
+    assert (some["shared"], other["shared"]) == (30, 0) and result["shared"] == {"some": 30}
+    assert some["auroc"] == other["auroc"]
+    status, out, _ = run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", "eval"),
+        *("--most", "60", "--no-synthetic", "--ood", *sets),
+    )
+    assert status == 0 and "images that are known ones as well" in out and "some 30" in out
+    shutil.copy(shared / "bands.npz", "twin.npz")
+    for source, found in (("most", "31 of the 61"), ("twin.npz", "90 of the 90")):
+        status, _, err = evaluate(capsys, shared, "--ood", source, out="none")
+        assert status == 2 and f"found {found} in '{source}' among" in " ".join(err.split())
+        assert "Traceback" not in err and not Path("none").exists()
+
+
 def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
     Path("junk").mkdir()
     for name in ("a.png", "b.png"):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.classifier import Classifier
 from preimage.inversion import predict
-from preimage.ood.evaluation import OURS, Method, Unknown, unreadable_note
+from preimage.ood.evaluation import OURS, Method, Unknown, shared_note, unreadable_note
 from preimage.ood.shortcuts import Shortcut
 from preimage.pages import STRIP, Histogram, Strip, Table, method_table, page, strip
 from preimage.panels import histograms, strips, table
@@ -82,7 +82,8 @@ def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Seq
     Args:
         model: name of what was measured.
         result: `records`, what they share, which baselines are `left_out` and why, and by the name
-            of a set why each of its `unreadable` files is.
+            of a set why each of its `unreadable` files is, and how many images it `shared` with the
+            known ones.
         main: the method that pictures and facts are of.
         views: one for each unknown set; two sets may have one name.
     """
@@ -146,6 +147,7 @@ def _notes(views: Sequence[View], result: Mapping[str, Any], unseen: int) -> lis
     ]
     notes += [f"{name} is left out: {reason}" for name, reason in result["left_out"].items()]
     notes += [unreadable_note(name, reasons) for name, reasons in result["unreadable"].items()]
+    notes += [shared_note(name, count) for name, count in result["shared"].items()]
     if unseen:
         notes.append(f"Mistakes of {unseen} more sets are not shown.")
     return [*_FAIRNESS, *notes]
