@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 import tiny
+from preimage.ood.detector import DETECTOR_FILE
+from preimage.sources import CLASSIFIER_FILE
 from tiny import evaluate, run
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -78,6 +80,46 @@ def test_known_images_among_unknown_ones_are_left_out_and_counted(capsys, shared
         status, _, err = evaluate(capsys, shared, "--ood", source, out="none")
         assert status == 2 and f"found {found} in '{source}' among" in " ".join(err.split())
         assert "Traceback" not in err and not Path("none").exists()
+
+
+def test_a_detector_file_is_told_by_its_content_and_its_data_by_the_run_that_it_lies_in(
+    capsys, shared
+):
+    file = shared / "hard" / DETECTOR_FILE
+    unknown = ("--ood", shared / "other", "--no-synthetic", "--json")
+    status, out, err = run(capsys, "ood", "eval", file, *unknown)
+    assert status == 0, err
+    inside = json.loads(out)
+    assert inside["id"] == str(shared / "bands.npz")
+    for place in (Path("mine.safetensors"), Path("alone", DETECTOR_FILE)):
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(file, place)
+        model = place if place.parent == Path() else place.parent
+        status, _, err = run(capsys, "ood", "eval", model, *unknown)
+        said = " ".join(err.split())
+        assert status == 2 and f"data set that '{model}' was trained for, found none" in said
+        assert "give it with --id" in said and "no garbage class" not in said
+        known = ("--id", shared / "bands.npz")
+        status, out, err = run(capsys, "ood", "eval", model, *known, *unknown)
+        assert status == 0, err
+        there = json.loads(out)["records"]
+        assert [r["auroc"] for r in there] == [r["auroc"] for r in inside["records"]]
+
+
+def test_a_classifier_in_a_file_named_as_detectors_are_is_measured_as_one(capsys, shared):
+    Path("c").mkdir()
+    shutil.copy(shared / "plain" / CLASSIFIER_FILE, Path("c", DETECTOR_FILE))
+    status, _, err = run(
+        capsys,
+        *("ood", "eval", Path("c", DETECTOR_FILE), "--id", shared / "bands.npz", "--no-synthetic"),
+        *("--ood", shared / "other", "--baselines", "msp"),
+    )
+    assert status == 0 and "has no garbage class" in " ".join(err.split())
+    Path("c", DETECTOR_FILE).write_bytes(b"damaged")
+    status, _, err = run(
+        capsys, "ood", "eval", Path("c", DETECTOR_FILE), "--id", shared / "bands.npz"
+    )
+    assert status == 2 and "expected a detector file" in " ".join(err.split())
 
 
 def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):

@@ -27,7 +27,7 @@ from preimage.jobs.ood_sets import (
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
-from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
+from preimage.ood.detector import Detector, FromModel, is_detector
 from preimage.ood.eval_page import SHARES, View, evaluation_page, mistakes
 from preimage.ood.evaluation import (
     OURS,
@@ -190,8 +190,9 @@ def _own_data(model: str) -> str:
     if bundled is not None:
         return bundled
     path = Path(model)
-    if (path / DETECTOR_FILE).is_file():
-        return str(RunFolder.open(path, "ood train").settings["config"]["dataset"])
+    run = _run_of(path) if is_detector(path) else None
+    if run is not None:
+        return str(run.settings["config"]["dataset"])
     raise PreimageError(
         f"expected the data set that '{model}' was trained for, found none; give it with --id"
     )
@@ -203,7 +204,7 @@ def _name(source: str) -> str:
 
 def _subjects(command: OodEval, report: Reporter) -> _Subjects:
     path = Path(command.model)
-    if (path / DETECTOR_FILE).is_file() or path.name == DETECTOR_FILE:
+    if is_detector(path):
         detector = Detector.load(path)
         return _Subjects(detector, _plain(command, detector, report))
     report.warn(
@@ -228,15 +229,16 @@ def _set_tpr(command: OodEval, detector: Detector | None) -> float:
         return command.tpr
     if detector is None:
         return TPR
-    return detector.tpr or _tpr_of_run(Path(command.model)) or TPR
+    run = _run_of(Path(command.model))
+    return detector.tpr or (float(run.settings["config"]["tpr"]) if run else TPR)
 
 
-def _tpr_of_run(path: Path) -> float | None:
+def _run_of(path: Path) -> RunFolder | None:
+    """The run that a detector's folder is, or that its file lies in."""
     try:
-        run = RunFolder.open(path if path.is_dir() else path.parent, "ood train")
+        return RunFolder.open(path if path.is_dir() else path.parent, "ood train")
     except PreimageError:  # a detector file may lie anywhere
         return None
-    return float(run.settings["config"]["tpr"])
 
 
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:

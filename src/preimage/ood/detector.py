@@ -25,10 +25,11 @@ from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
-from preimage.tensors import below, pack, unpack
+from preimage.tensors import below, format_of, pack, unpack
 from preimage.types import ImageSpec
 
-FORMAT = "preimage-detector-2"
+_FORMATS = "preimage-detector-"
+FORMAT = f"{_FORMATS}2"
 DETECTOR_FILE = "detector.safetensors"
 
 Images = ImageSet | Tensor | Iterable[Any]
@@ -400,6 +401,17 @@ class Detector:
         detector._held_out = _unpacked(below(_HELD_OUT, state))
         detector.tpr = json.loads(header.get("tpr", "null"))
         return detector
+
+
+def is_detector(path: Path) -> bool:
+    """Whether a path names a detector: a run folder that has one, or its file, whatever its name.
+
+    A file that cannot be read counts by its name, so that loading it says what is wrong.
+    """
+    if path.is_dir():
+        return (path / DETECTOR_FILE).is_file()
+    form = format_of(path)
+    return path.name == DETECTOR_FILE if form is None else form.startswith(_FORMATS)
 
 
 def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
