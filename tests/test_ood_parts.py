@@ -16,6 +16,8 @@ from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.ood.baselines import fit_baseline
 from preimage.ood.distances import WIDEST, ClassDistance, sketch
+from preimage.ood.eval_page import mistakes
+from preimage.ood.evaluation import Unknown
 from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
 from preimage.ood.gauge import Gauge, measures
@@ -33,6 +35,7 @@ from preimage.ood.scores import (
 )
 from preimage.ood.shortcuts import find_shortcuts, same_path, softened
 from preimage.ood.synthetic import make_synthetic, synthetic_names
+from preimage.pages import STRIP
 from preimage.runtime import stream
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
@@ -427,6 +430,23 @@ def test_shortcuts_are_found_and_content_is_none():
     assert found["constant border"] == 1.0
     grey = other[:, :1].expand(-1, 3, -1, -1)
     assert "saturation" in [s.statistic for s in find_shortcuts(image_set(random), image_set(grey))]
+
+
+def test_only_what_is_taken_for_known_is_shown_as_a_mistake():
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), ImageSpec(1, 8, 8))
+    images = image_set(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8))
+    unknown = Unknown("some", images, images.spec, real=True)
+    scores = torch.arange(50.0).flip(0)
+    for threshold, shown, text in (
+        (2.0, 3, "3 of 50 taken for known"),
+        (-1.0, 0, "none of 50 taken for known"),
+        (100.0, STRIP, "50 of 50 taken for known"),
+        (None, STRIP, ""),
+    ):
+        found = mistakes(unknown, scores, threshold, classifier, 3)
+        assert (len(found.pictures), found.text) == (shown, text)
+        captions = [picture.text for picture in found.pictures]
+        assert all(one.endswith(f", score {k}") for k, one in enumerate(captions))
 
 
 def test_the_blur_of_enlarging_is_a_shortcut_and_the_same_path_removes_it():

@@ -55,6 +55,8 @@ def mistakes(
 ) -> Strip:
     """The unknown images that look most known, and what they are taken for.
 
+    Where there is a threshold, only those that it takes for known: there may be none.
+
     Args:
         unknown: the set, of N images.
         scores: (N,), larger for what is more unknown.
@@ -62,17 +64,18 @@ def mistakes(
         classifier: what takes them for one of its classes.
         classes: how many of its logits, from the first, are known classes.
     """
+    taken = len(scores) if threshold is None else int((scores <= threshold).sum())
+    if not taken:
+        return Strip(unknown.name, f"none of {len(scores)} taken for known", [])
     lowest = scores.sort()
-    rows = lowest.indices[:STRIP]
-    images = unknown.images.floats(rows)
+    shown = min(taken, STRIP)
+    images = unknown.images.floats(lowest.indices[:shown])
     labels = predict(classifier, images).logits[:, :classes].argmax(1).tolist()
     captions = [
         f"taken for {classifier.class_names[label]}, score {score:.3g}"
-        for label, score in zip(labels, lowest.values[:STRIP].tolist(), strict=True)
+        for label, score in zip(labels, lowest.values[:shown].tolist(), strict=True)
     ]
-    text = ""
-    if threshold is not None:
-        text = f"{float((scores <= threshold).double().mean()):.1%} are taken for known"
+    text = "" if threshold is None else f"{taken} of {len(scores)} taken for known"
     return strip(unknown.name, text, images, captions)
 
 
@@ -90,7 +93,8 @@ def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Seq
     shown = views[:_MOST_STRIPS]
     surest = strips(
         "The most confident mistakes",
-        "Of each set, the images that look most known.",
+        "Of each set, the images that look most known; where there is a threshold, only those that "
+        "it takes for known.",
         [view.mistakes for view in shown],
     )
     plots = [view.scores for view in views]
