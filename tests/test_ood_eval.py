@@ -132,6 +132,16 @@ def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
     assert "Traceback" not in err and not Path("eval").exists()
 
 
+def test_a_single_image_is_not_looked_for_on_the_hub(capsys, shared):
+    for place in ("photo.png", "some/photo.png"):
+        Path(place).parent.mkdir(exist_ok=True)
+        shutil.copy(shared / "other" / "00.png", place)
+        status, _, err = evaluate(capsys, shared, "--ood", place)
+        said = " ".join(err.split())
+        assert status == 2 and f"found the single file '{place}'; put it into a folder" in said
+        assert "`preimage ood score`" in said and "hub" not in said
+
+
 def test_known_images_that_cannot_be_read_are_refused(capsys, shared):
     images, labels = tiny.bands(30)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
