@@ -322,6 +322,19 @@ def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):
     assert by_loader == pytest.approx(detector.fit(known.floats()).thresholds)
 
 
+def test_images_of_batches_with_negative_labels_are_no_known_ones(shared):
+    """As in pytorch-ood, where -1 marks what is out-of-distribution."""
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    images, labels = known.floats(), known.labels
+    wanted = dict(detector.fit([(images, labels)]).thresholds)
+    strange, none = 1 - images[:15], torch.full((15,), -1)
+    mixed = [(torch.cat([strange, images]), torch.cat([none, labels])), (strange, none)]
+    assert detector.fit(mixed).thresholds == pytest.approx(wanted)
+    with pytest.raises(PreimageError, match=r"at least 4 images .* found 0"):
+        detector.fit([(strange, none)])
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
