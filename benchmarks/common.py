@@ -51,6 +51,7 @@ def record_missing(
     measure: Callable[..., list[Record]],
     keys: Sequence[str],
     again: bool,
+    command: str | None = None,
 ) -> None:
     """Measure every combination that has no record yet, and record each as soon as it is there.
 
@@ -60,12 +61,14 @@ def record_missing(
         measure: takes one value of every axis by name, and gives records.
         keys: fields that tell records apart.
         again: whether to measure what is recorded as well.
+        command: what to note as the one that makes the file; None takes the benchmark of its name.
     """
+    command = command or f"python benchmarks/{file.stem}.py"
     for values in itertools.product(*axes.values()):
         if not again and any(_is(record, axes, values) for record in read_records(file)):
             continue
         records = measure(**dict(zip(axes, values, strict=True)))
-        merge_records(file, records, keys, f"python benchmarks/{file.stem}.py")
+        merge_records(file, records, keys, command)
         for record in records:
             print(json.dumps(record), flush=True)
 

@@ -2,11 +2,14 @@
 
     python benchmarks/ood.py --ids mnist --seeds 0 1 2
     python benchmarks/ood.py --ids mnist --seeds 0 --parts
+    python benchmarks/ood.py --seeds 0 --shortcuts
 
 The bundled classifier of each data set is hardened by ``preimage ood train DATASET --model
 DATASET``; the baselines read the bundled classifier itself. With --scratch both are trained from
 the start by the data set's recipe. With --parts the method is measured with parts of it switched
-off, or on, and no baseline beside it.
+off, or on, and no baseline beside it. With --shortcuts no classifier is asked: what is recorded is
+which statistics that know nothing of content tell each pair of the data sets apart, on the images
+that ``preimage ood eval`` measures.
 """
 
 from __future__ import annotations
@@ -20,10 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from common import DATASETS, RESULTS, record_missing
+from preimage.commands import OodEval
+from preimage.jobs.ood_sets import known_set, unknown_sets
+from preimage.ood.shortcuts import find_shortcuts, same_path
 from preimage.records import Record
+from preimage.sources import load_classifier
 
 FILE, PARTS = RESULTS / "ood.json", RESULTS / "ood-parts.json"
-KEYS = ("id", "ood", "seed", "method", "score", "variant", "start")
+SHORTCUTS = RESULTS / "ood-shortcuts.json"
+PAIR = ("id", "ood", "seed")
+KEYS = (*PAIR, "method", "score", "variant", "start")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "noise": ("--rounds", "0"),
@@ -46,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--shortcuts", action="store_true")
     parser.add_argument("--scratch", action="store_true")
     parser.add_argument(
         "--alone", action="store_true", help="leave the baselines as they are recorded"
@@ -57,6 +67,11 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="folder to keep the run folders in")
     given = parser.parse_args()
+    command = "python benchmarks/ood.py"
+    if given.shortcuts:
+        pairs = {"seed": given.seeds, "id": given.ids}
+        record_missing(SHORTCUTS, pairs, shortcuts, PAIR, given.again, f"{command} --shortcuts")
+        return
 
     def measure(seed: int, variant: str, id: str, start: str) -> list[Record]:
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +85,9 @@ def main() -> None:
         "id": given.ids,
         "start": ["scratch" if given.scratch else "bundled"],
     }
-    record_missing(PARTS if given.parts else FILE, axes, measure, KEYS, given.again)
+    file = PARTS if given.parts else FILE
+    command += " --parts" if given.parts else ""
+    record_missing(file, axes, measure, KEYS, given.again, command)
 
 
 def compare(
@@ -108,6 +125,24 @@ def compare(
         "compute_precision": trained["compute_precision"],
     }
     return [{**record, **shared} for record in result["records"]]
+
+
+def shortcuts(seed: int, id: str) -> list[Record]:
+    """A record for every set of unknown images: the statistics that tell it from the known one.
+
+    Args:
+        seed: of the choice of images, where there are more than are measured.
+        id: the known data set.
+    """
+    classifier = load_classifier(id)
+    spec, some = classifier.spec, {"most": OodEval.most, "seed": seed}
+    known = known_set(id, spec, classifier.class_names, **some)
+    others = [name for name in DATASETS if name != id]
+    records = []
+    for one in unknown_sets(others, known, spec, synthetic=(), **some):
+        found = find_shortcuts(same_path(known.images, one.native), one.images)
+        records.append({"id": id, "ood": one.name, "seed": seed, "statistics": dict(found)})
+    return records
 
 
 def preimage(*arguments: Any) -> dict[str, Any]:

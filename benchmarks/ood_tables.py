@@ -1,4 +1,4 @@
-"""Tables of results/ood.json and results/ood-parts.json."""
+"""Tables of results/ood.json, results/ood-parts.json and results/ood-shortcuts.json."""
 
 from __future__ import annotations
 
@@ -96,6 +96,22 @@ def parts_table(records: list[Record], score: str) -> str:
         for variant in variants
     ]
     return markdown(["variant", *map(title, ids)], rows) if rows else ""
+
+
+def shortcuts_table(records: list[Record]) -> str:
+    """A row for every known and unknown set, a column a statistic that tells some pair apart."""
+    names = sorted({name for r in records for name in r["statistics"]})
+    flat = [{**r, **{name: r["statistics"].get(name) for name in names}} for r in records]
+    groups = summarise(flat, ["id", "ood"], names)
+    groups.sort(key=lambda g: (rank(g["id"]), rank(g["ood"])))
+    rows = [
+        [
+            f"{title(g['id'])} → {title(g['ood'])}",
+            *("" if g[name].mean is None else deviated(g[name], g["n"], 1, 3) for name in names),
+        ]
+        for g in groups
+    ]
+    return markdown(["known → unknown", *names], rows) if rows else ""
 
 
 def _over_sets(records: Sequence[Record], figure: str, id: str, method: str | None = None) -> str:

@@ -312,6 +312,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Any]], str]]] = {
     **{name: (name, table) for name, table in study_tables.TABLES.items()},
     **{name: ("ood", table) for name, table in ood_tables.WHOLE.items()},
     **{name: ("ood-parts", table) for name, table in ood_tables.PARTS.items()},
+    "ood-shortcuts": ("ood-shortcuts", ood_tables.shortcuts_table),
     "zoo": ("zoo", lambda records: zoo_table(records) if records else ""),
     "speed": ("speed", lambda records: speed_table(records) if records else ""),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,11 +117,13 @@ def test_unknown_images_that_cannot_be_read_are_told_and_the_rest_is_measured(
     for i, image in enumerate(_noise()["images"]):
         Image.fromarray(image).save(f"more/{i}.png")
     Path("more", "broken.png").write_bytes(b"no image")
+    Image.fromarray(tiny.bands(60, seed=1)[0][59]).save("more/known.png")
     status, record, err = audit(capsys, "--data", data, "--ood", "more")
     assert status == 0 and record["ood"]["sets"] == ["more"]
     page = " ".join(Path("run", job.PAGE_FILE).read_text(encoding="utf-8").split())
     for said in (page, " ".join(err.split())):
         assert "more: one image cannot be read and is left out: " in said and "broken.png" in said
+        assert "more: one image is among the known ones as well, to the byte, and left out" in said
 
 
 def test_an_exported_program_is_hardened_by_a_head_beside_it(capsys, data, monkeypatch):
@@ -461,6 +464,9 @@ def test_own_data_as_ood_is_refused(capsys, data):
     for ood in (data, f"./{data}", str(Path(data).resolve()), "held.npz"):
         status, _, err = audit(capsys, "--data", data, "--heldout", "held.npz", "--ood", ood)
         assert status == 2 and "other data" in err
+    shutil.copy("held.npz", "twin.npz")
+    status, _, err = audit(capsys, "--data", data, "--heldout", "held.npz", "--ood", "twin.npz")
+    assert status == 2 and "in 'twin.npz' among the known ones" in err
 
 
 def test_a_question_without_an_answer_says_why_the_part_that_decides_it_has_none():

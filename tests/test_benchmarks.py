@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import audit_tables
 import leak_tables
+import ood
 import ood_tables
 import reconstruct
 import study_tables
@@ -195,6 +197,36 @@ def test_ood_tables_average_sets_before_seeds():
     assert all(
         table([]) == "" for table in (*ood_tables.WHOLE.values(), *ood_tables.PARTS.values())
     )
+
+
+def test_shortcuts_table_has_a_column_for_every_statistic_that_tells_a_pair_apart():
+    def record(id, ood, **statistics):
+        named = {name.replace("_", " "): value for name, value in statistics.items()}
+        return {"id": id, "ood": ood, "seed": 0, "statistics": named}
+
+    records = [
+        record("cifar10", "gtsrb"),
+        record("mnist", "gtsrb", constant_border=0.9996, saturation=0.95),
+        record("mnist", "cifar10", constant_border=1.0),
+    ]
+    assert ood_tables.shortcuts_table(records).splitlines() == [
+        "| known → unknown | constant border | saturation |",
+        "|---|---:|---:|",
+        "| MNIST → CIFAR-10 | 1.000 |  |",
+        "| MNIST → GTSRB | 1.000 | 0.950 |",
+        "| CIFAR-10 → GTSRB |  |  |",
+    ]
+    assert ood_tables.shortcuts_table([]) == ""
+
+
+@pytest.mark.skipif(not os.environ.get("PREIMAGE_DATA"), reason="PREIMAGE_DATA is not set")
+def test_shortcuts_are_those_that_an_evaluation_names():
+    found = ood.shortcuts(0, "cifar10")
+    assert [(r["id"], r["ood"], r["seed"]) for r in found] == [
+        ("cifar10", name, 0) for name in ("mnist", "fashion_mnist", "gtsrb")
+    ]
+    digits, clothes, signs = (r["statistics"] for r in found)
+    assert digits["constant border"] > 0.95 and clothes["saturation"] > 0.95 and not signs
 
 
 # ---- what the study looks into

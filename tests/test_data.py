@@ -352,6 +352,38 @@ def test_lenient_reading_leaves_out_what_cannot_be_read_and_says_why(tmp_path: P
         load(str(root), spec=spec, labelled=False, lenient=True)
 
 
+def test_links_to_nothing_and_named_pipes_are_unreadable_and_nothing_waits_for_them(
+    tmp_path: Path,
+) -> None:
+    root, spec = tmp_path / "root", ImageSpec(1, 8, 8)
+    images = numbered(2)
+    write_images(root, images)
+    (root / "link.png").symlink_to("nowhere")
+    os.mkfifo(root / "pipe.png")
+    for _ in range(2):  # the second time from the cache
+        found = load(str(root), spec=spec, labelled=False, lenient=True)
+        assert pixels_equal(found, images)
+        link, pipe = found.unreadable
+        assert "link.png is neither a file nor a link to one that is there" in link
+        assert "pipe.png is neither" in pipe
+    with pytest.raises(PreimageError, match=r"link\.png is neither a file nor .*: mend or remove"):
+        load(str(root), spec=spec, labelled=False)
+    (root / "nowhere").write_bytes((root / "000.png").read_bytes())
+    found = load(str(root), spec=spec, labelled=False, lenient=True)
+    assert pixels_equal(found, [*images, images[0]]) and len(found.unreadable) == 1
+    for file in root.glob("0*.png"):
+        file.unlink()
+    (root / "link.png").unlink()
+    with pytest.raises(PreimageError, match=r"at least one image .* none among 1, .*pipe\.png is"):
+        load(str(root), spec=spec, labelled=False, lenient=True)
+
+
+def test_a_parquet_file_that_is_a_link_to_nothing_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "test-0.parquet").symlink_to("nowhere")
+    with pytest.raises(PreimageError, match=r"test-0\.parquet is neither a file nor a link"):
+        load(str(tmp_path), labelled=False, lenient=True)
+
+
 # Names and the hub -----------------------------------------------------------------------------
 
 

@@ -94,7 +94,7 @@ def test_a_trained_classifier_is_hardened_and_left_alone(shared, head):
     if head == "beside":
         images = data.floats()[:9]
         given = start.eval()(images).logits
-        assert torch.allclose(hardened.classifier(images).logits[:, :3], given, atol=1e-5)
+        assert torch.equal(hardened.classifier(images).logits[:, :3], given)
 
 
 def test_poisoned_garbage_makes_the_guard_go_back_and_stop(shared, monkeypatch):
@@ -322,6 +322,19 @@ def test_a_detector_takes_batches_with_labels_as_pytorch_ood_does(shared):
     assert by_loader == pytest.approx(detector.fit(known.floats()).thresholds)
 
 
+def test_images_of_batches_with_negative_labels_are_no_known_ones(shared):
+    """As in pytorch-ood, where -1 marks what is out-of-distribution."""
+    detector = Detector.load(shared / "hard")
+    known = load(str(shared / "bands.npz"), "test")
+    images, labels = known.floats(), known.labels
+    wanted = dict(detector.fit([(images, labels)]).thresholds)
+    strange, none = 1 - images[:15], torch.full((15,), -1)
+    mixed = [(torch.cat([strange, images]), torch.cat([none, labels])), (strange, none)]
+    assert detector.fit(mixed).thresholds == pytest.approx(wanted)
+    with pytest.raises(PreimageError, match=r"at least 4 images .* found 0"):
+        detector.fit([(strange, none)])
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -424,7 +437,7 @@ def test_the_page_shows_both_of_two_sets_that_have_one_name(capsys, shared, tmp_
     status, out, err = evaluate(capsys, shared, "--ood", shared / "other", twin, "--no-synthetic")
     assert status == 0, err
     page = (Path("eval") / "ood.html").read_text()
-    assert page.count("are taken for known") == 2
+    assert page.count("taken for known</div>") == 2
     names = {record["ood"] for record in json.loads(out)["records"]}
     assert names == {"other", str(twin)}
 
@@ -483,18 +496,21 @@ def test_score_reads_files_and_folders_and_reports_what_it_cannot_read(capsys, s
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "colour.jpg")
     (folder / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "small.png")
+    (folder / "link.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
     (folder / "notes.txt").write_text("no image at all")
     other = shared / "other" / "00.png"
     status, out, err = run(capsys, "ood", "score", shared / "hard", folder, other, "--json")
     assert status == 0, err
     result = json.loads(out)
-    assert result["images"] == 3 and result["unreadable"] == 2
+    assert result["images"] == 3 and result["unreadable"] == 4
     assert [Path(row["file"]).name for row in result["scores"]] == [
         "colour.jpg",
         "grey.png",
         "00.png",
     ]
-    assert "broken.png" in err and "small.png" in err
+    said = "".join(err.split())
+    assert all(f"{name}.png" in said for name in ("broken", "small", "link", "pipe"))
     assert set(result["scores"][0]) == {"file", "score", "ood", "garbage", "class", "confidence"}
 
 

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 import tiny
+from preimage.ood.detector import DETECTOR_FILE
+from preimage.sources import CLASSIFIER_FILE
 from tiny import evaluate, run
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -39,16 +41,85 @@ def test_images_that_cannot_be_read_are_reported_and_the_rest_is_measured(capsys
     folder = shutil.copytree(shared / "other", "more")
     (Path(folder) / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(Path(folder) / "small.png")
+    (Path(folder) / "link.png").symlink_to("nowhere")
     status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", folder, shared / "other")
     assert status == 0, err
     said = " ".join(err.split())
     assert "left out: more/broken.png" in said.replace(f"{Path.cwd()}/", "") and "small.png" in said
     result = json.loads(out)
     broken, whole = (ours(result["records"])[name] for name in ("more", "other"))
-    assert (broken["unreadable"], whole["unreadable"]) == (2, 0)
-    assert list(result["unreadable"]) == ["more"] and len(result["unreadable"]["more"]) == 2
+    assert (broken["unreadable"], whole["unreadable"]) == (3, 0)
+    assert list(result["unreadable"]) == ["more"] and len(result["unreadable"]["more"]) == 3
     assert broken["auroc"] == whole["auroc"]  # the rest are the same images
-    assert "more: 2 images cannot be read" in (Path("eval") / "ood.html").read_text()
+    assert "more: 3 images cannot be read" in (Path("eval") / "ood.html").read_text()
+
+
+def test_known_images_among_unknown_ones_are_left_out_and_counted(capsys, shared):
+    images, _ = tiny.bands(90, seed=1)  # the known test images, of which --most takes 60
+    for count, name in ((30, "some"), (31, "most")):
+        folder = Path(shutil.copytree(shared / "other", name))
+        for number, image in enumerate(images[-count:]):
+            Image.fromarray(image).save(folder / f"known{number}.png")
+    sets = ("some", shared / "other")
+    status, out, err = evaluate(capsys, shared, "--no-synthetic", "--ood", *sets)
+    assert status == 0, err
+    said = "some: 30 images are among the known ones as well, to the byte, and left out"
+    assert said in " ".join(err.split()) and said in (Path("eval") / "ood.html").read_text()
+    result = json.loads(out)
+    some, other = (ours(result["records"])[name] for name in ("some", "other"))
+    assert (some["shared"], other["shared"]) == (30, 0) and result["shared"] == {"some": 30}
+    assert some["auroc"] == other["auroc"]
+    status, out, _ = run(
+        capsys,
+        *("ood", "eval", shared / "hard", "--id", shared / "bands.npz", "--out", "eval"),
+        *("--most", "60", "--no-synthetic", "--ood", *sets),
+    )
+    assert status == 0 and "images that are known ones as well" in out and "some 30" in out
+    shutil.copy(shared / "bands.npz", "twin.npz")
+    for source, found in (("most", "31 of the 61"), ("twin.npz", "90 of the 90")):
+        status, _, err = evaluate(capsys, shared, "--ood", source, out="none")
+        assert status == 2 and f"found {found} in '{source}' among" in " ".join(err.split())
+        assert "Traceback" not in err and not Path("none").exists()
+
+
+def test_a_detector_file_is_told_by_its_content_and_its_data_by_the_run_that_it_lies_in(
+    capsys, shared
+):
+    file = shared / "hard" / DETECTOR_FILE
+    unknown = ("--ood", shared / "other", "--no-synthetic", "--json")
+    status, out, err = run(capsys, "ood", "eval", file, *unknown)
+    assert status == 0, err
+    inside = json.loads(out)
+    assert inside["id"] == str(shared / "bands.npz")
+    for place in (Path("mine.safetensors"), Path("alone", DETECTOR_FILE)):
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(file, place)
+        model = place if place.parent == Path() else place.parent
+        status, _, err = run(capsys, "ood", "eval", model, *unknown)
+        said = " ".join(err.split())
+        assert status == 2 and f"data set that '{model}' was trained for, found none" in said
+        assert "give it with --id" in said and "no garbage class" not in said
+        known = ("--id", shared / "bands.npz")
+        status, out, err = run(capsys, "ood", "eval", model, *known, *unknown)
+        assert status == 0, err
+        there = json.loads(out)["records"]
+        assert [r["auroc"] for r in there] == [r["auroc"] for r in inside["records"]]
+
+
+def test_a_classifier_in_a_file_named_as_detectors_are_is_measured_as_one(capsys, shared):
+    Path("c").mkdir()
+    shutil.copy(shared / "plain" / CLASSIFIER_FILE, Path("c", DETECTOR_FILE))
+    status, _, err = run(
+        capsys,
+        *("ood", "eval", Path("c", DETECTOR_FILE), "--id", shared / "bands.npz", "--no-synthetic"),
+        *("--ood", shared / "other", "--baselines", "msp"),
+    )
+    assert status == 0 and "has no garbage class" in " ".join(err.split())
+    Path("c", DETECTOR_FILE).write_bytes(b"damaged")
+    status, _, err = run(
+        capsys, "ood", "eval", Path("c", DETECTOR_FILE), "--id", shared / "bands.npz"
+    )
+    assert status == 2 and "expected a detector file" in " ".join(err.split())
 
 
 def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
@@ -59,6 +130,16 @@ def test_a_folder_without_a_readable_image_is_one_sentence(capsys, shared):
     said = " ".join(err.split())
     assert status == 2 and "at least one image that can be read" in said and "among 2" in said
     assert "Traceback" not in err and not Path("eval").exists()
+
+
+def test_a_single_image_is_not_looked_for_on_the_hub(capsys, shared):
+    for place in ("photo.png", "some/photo.png"):
+        Path(place).parent.mkdir(exist_ok=True)
+        shutil.copy(shared / "other" / "00.png", place)
+        status, _, err = evaluate(capsys, shared, "--ood", place)
+        said = " ".join(err.split())
+        assert status == 2 and f"found the single file '{place}'; put it into a folder" in said
+        assert "`preimage ood score`" in said and "hub" not in said
 
 
 def test_known_images_that_cannot_be_read_are_refused(capsys, shared):

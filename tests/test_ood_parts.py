@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +13,18 @@ from torch import nn
 
 import tiny
 from preimage.classifier import Classifier
+from preimage.config import HardenConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.ood.baselines import fit_baseline
 from preimage.ood.distances import WIDEST, ClassDistance, sketch
+from preimage.ood.eval_page import mistakes
+from preimage.ood.evaluation import Unknown
 from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
 from preimage.ood.gauge import Gauge, measures
 from preimage.ood.guard import AccuracyGuard
+from preimage.ood.hardening import _Loop
 from preimage.ood.heads import extend, with_garbage
 from preimage.ood.layers import LayerDistance, look
 from preimage.ood.nearness import Nearness
@@ -33,6 +38,7 @@ from preimage.ood.scores import (
 )
 from preimage.ood.shortcuts import find_shortcuts, same_path, softened
 from preimage.ood.synthetic import make_synthetic, synthetic_names
+from preimage.pages import STRIP
 from preimage.runtime import stream
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
@@ -262,7 +268,10 @@ def test_garbage_is_added_and_the_classes_stay(mode):
     before = classifier(images).logits
     wider = with_garbage(classifier, mode)
     assert wider.class_names == ("a", "b", "c", "garbage")
-    assert torch.allclose(wider(images).logits[:, :3], before, atol=1e-6)
+    kept = wider(images).logits[:, :3]
+    # a wider matrix may be multiplied in another order; what stands beside changes no bit
+    assert torch.allclose(kept, before, atol=1e-6)
+    assert mode == "extend" or torch.equal(kept, before)
     for parameter in wider.network.parameters():
         parameter.data.add_(1.0)
     assert torch.equal(classifier(images).logits, before)  # a copy was changed
@@ -274,6 +283,34 @@ def test_beside_trains_nothing_but_its_own():
     learns = [name for name, p in wider.network.named_parameters() if p.requires_grad]
     assert learns and all(name.startswith("garbage.") for name in learns)
     assert not wider.network.inner.training
+
+
+@pytest.mark.parametrize("arch", ["cnn", "resnet", "vit"])
+def test_beside_changes_no_bit_of_an_answer(arch):
+    classifier = Classifier(
+        build(arch, ImageSpec(3, 32, 32), 3, 8), ImageSpec(3, 32, 32), mean=[0.3] * 3, std=[0.2] * 3
+    ).eval()
+    images = torch.rand(7, 3, 32, 32, generator=stream("beside"))
+    logits, features = classifier(images)
+    wider = with_garbage(classifier, "beside").eval()(images)
+    assert torch.equal(wider.logits[:, :3], logits) and torch.equal(wider.features, features)
+
+
+@pytest.mark.parametrize(("classes", "weight"), [(10, 5.0), (10, 2.0), (43, 5.0), (3, 5.0), (2, 1)])
+@pytest.mark.parametrize("garbage", [0, 1, 60, 400])
+def test_garbage_weighs_so_many_classes_however_much_there_is_and_half_of_all_at_most(
+    classes, weight, garbage
+):
+    real = 20 * classes
+    loop = SimpleNamespace(
+        classifier=SimpleNamespace(classes=classes + 1), config=HardenConfig(weight=weight)
+    )
+    labels = torch.cat([torch.arange(real) % classes, torch.full((garbage,), classes)])
+    weights = _Loop._weights(loop, labels)
+    assert weights.shape == (classes + 1,) and weights[:-1].eq(1).all()
+    if garbage:
+        share = float(weights[labels[real:]].sum()) / real
+        assert share == pytest.approx(min(weight / classes, 0.5))
 
 
 def test_extend_refuses_logits_that_come_from_elsewhere():
@@ -427,6 +464,23 @@ def test_shortcuts_are_found_and_content_is_none():
     assert found["constant border"] == 1.0
     grey = other[:, :1].expand(-1, 3, -1, -1)
     assert "saturation" in [s.statistic for s in find_shortcuts(image_set(random), image_set(grey))]
+
+
+def test_only_what_is_taken_for_known_is_shown_as_a_mistake():
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), ImageSpec(1, 8, 8))
+    images = image_set(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8))
+    unknown = Unknown("some", images, images.spec, real=True)
+    scores = torch.arange(50.0).flip(0)
+    for threshold, shown, text in (
+        (2.0, 3, "3 of 50 taken for known"),
+        (-1.0, 0, "none of 50 taken for known"),
+        (100.0, STRIP, "50 of 50 taken for known"),
+        (None, STRIP, ""),
+    ):
+        found = mistakes(unknown, scores, threshold, classifier, 3)
+        assert (len(found.pictures), found.text) == (shown, text)
+        captions = [picture.text for picture in found.pictures]
+        assert all(one.endswith(f", score {k}") for k, one in enumerate(captions))
 
 
 def test_the_blur_of_enlarging_is_a_shortcut_and_the_same_path_removes_it():

@@ -214,7 +214,7 @@ class OodEval:
     """
 
     model: str
-    """Run folder of `preimage ood train`, the detector file in it, or a plain classifier, of which
+    """Run folder of `preimage ood train`, a detector file, or a plain classifier, of which
     baselines alone can be measured."""
     id: str | None = None
     """Data set that the classifier was trained for, of which the test split is used; None takes

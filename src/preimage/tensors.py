@@ -43,6 +43,21 @@ def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
+def format_of(path: Path) -> str | None:
+    """What the header of a safetensors file names as its format.
+
+    Returns:
+        The format's name; None where the header names none, or there is no file that can be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}).get("format")
+    except (SafetensorError, OSError):
+        return None
+
+
 def unpack(
     path: Path, form: str, what: str, advice: str
 ) -> tuple[dict[str, str], dict[str, Tensor]]:

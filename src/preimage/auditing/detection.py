@@ -12,8 +12,9 @@ from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
+from preimage.data.overlap import digests
 from preimage.inversion import predict
-from preimage.jobs.ood_sets import unknown_sets
+from preimage.jobs.ood_sets import KnownImages, unknown_sets
 from preimage.jobs.ood_train import few_epochs, ood_train_job
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
 from preimage.ood.detector import DETECTOR_FILE, Detector
@@ -25,6 +26,7 @@ from preimage.ood.evaluation import (
     Judge,
     Method,
     Unknown,
+    shared_note,
     unreadable_note,
 )
 from preimage.ood.heads import Mode, can_extend
@@ -102,14 +104,14 @@ def _hardening_seconds(context: Context, train: ImageSet) -> float:
 @part("detection", "ood", 0.14, needs=("test",))
 def detection(context: Context, seconds: float) -> Found:
     """AUROC and FPR95 of the classifier's own confidence, of baselines and of the hardened one."""
-    known = context.data.test
-    assert known is not None
-    known = some(known, _room(context, seconds), context.command.seed)
+    test = context.data.test
+    assert test is not None
+    known = some(test, _room(context, seconds), context.command.seed)
     # what still shows its class is no mistake to take for it
     by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
         context.command.ood,
-        known,
+        KnownImages(known, digests(test)),
         context.classifier.spec,
         synthetic=by_code,
         most=len(known),
@@ -129,6 +131,9 @@ def detection(context: Context, seconds: float) -> Found:
             mistakes.append((float(scores[OWN].mean()), _mistaken(context, one, scores[OWN])))
             if one.images.unreadable:
                 notes.append(unreadable_note(one.name, one.images.unreadable))
+                context.report.warn(notes[-1])
+            if one.shared:
+                notes.append(shared_note(one.name, one.shared))
                 context.report.warn(notes[-1])
             context.report.progress("sets", i + 1, sets, one.name)
         figures = _figures(context, records, len(known))

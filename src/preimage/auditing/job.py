@@ -24,6 +24,7 @@ from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
 from preimage.data.order import of_classes
+from preimage.data.overlap import digests
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
@@ -160,7 +161,8 @@ def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, st
                 f"expected --ood to name other data than the classifier's own, found '{name}' as "
                 "both; leave it out"
             )
-    return check_unknown(command.ood, classifier.spec)
+    own = frozenset() if data.test is None else digests(data.test)
+    return check_unknown(command.ood, own, classifier.spec)
 
 
 def _clear(path: Path) -> None:

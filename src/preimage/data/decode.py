@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
 
@@ -77,16 +78,32 @@ def decode(
         shapes.extend(one.shape for one in pixels)
         chunks.append(_stack(pixels) if spec is None else _convert_each(pixels, spec))
     if not chunks and unreadable:
-        raise PreimageError(
-            f"expected at least one image that can be read in {where}, found none among "
-            f"{len(unreadable)}, of which the first: {unreadable[0]}"
-        )
+        raise none_readable(where, unreadable)
     if not chunks:
         raise PreimageError(f"{where} holds no image: give a source with at least one")
     channels = max(chunk.shape[1] for chunk in chunks)
     images = torch.cat([chunk.expand(-1, channels, -1, -1) for chunk in chunks])
     mixed = len({shape[:2] for shape in shapes}) > 1
     return Decoded(images, _median(shapes), mixed, tuple(unreadable or ()))
+
+
+def none_readable(where: str, reasons: Sequence[str]) -> PreimageError:
+    """The error of a source of which no image can be read, with a reason for each."""
+    return PreimageError(
+        f"expected at least one image that can be read in {where}, found none among "
+        f"{len(reasons)}, of which the first: {reasons[0]}"
+    )
+
+
+def no_file(path: Path) -> str | None:
+    """Why there is no file to open: a link to nothing, or a named pipe, which would wait for ever.
+
+    Returns:
+        A sentence, or None where there is a file.
+    """
+    if path.is_file():
+        return None
+    return f"{path} is neither a file nor a link to one that is there: mend or remove it"
 
 
 def _median(shapes: list[tuple[int, ...]]) -> ImageSpec:
@@ -132,6 +149,9 @@ def _batches(decoded: Iterable[Pixels]) -> Iterator[list[Pixels]]:
 
 
 def _pixels(item: Encoded, where: str) -> Pixels:
+    missing = no_file(Path(item.path)) if item.path and item.data is None else None
+    if missing:
+        raise PreimageError(missing)
     try:
         with Image.open(io.BytesIO(item.data) if item.data is not None else item.path or "") as im:
             pixels = _to_uint8(ImageOps.exif_transpose(im))

@@ -6,10 +6,12 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from preimage.data.decode import no_file, none_readable
 from preimage.data.imageset import ImageSet
 from preimage.data.sources import SPLIT_NAMES, WHOLE, Request, Source, canonical_split, stamp
 from preimage.data.table import guarded, read_table
@@ -40,9 +42,14 @@ def parquet_source(path: Path, name: str, label: str | None = None) -> Source:
         path: file or folder.
         name: what the set is called.
         label: the label column; found by its type when None.
+
+    Raises:
+        PreimageError: where a file is a link to nothing, or no file that data can lie in.
     """
     root = path.resolve()
     files = [root] if root.is_file() else [f for f in _files(root) if f.suffix == ".parquet"]
+    for missing in filter(None, map(no_file, files)):
+        raise PreimageError(missing)
 
     def read(request: Request) -> ImageSet:
         splits: dict[str, list[str]] = {}
@@ -72,14 +79,20 @@ def files_by_name(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _image_folder(path: Path) -> Source:
     root = path.resolve()
-    files = image_files(root)
-    if not files:
+    named = image_files(root)
+    if not named:
         found = "holds no image" if any(root.iterdir()) else "is empty"
         raise PreimageError(
             f"folder {path} {found}: give one with a sub-folder of images for each class"
         )
+    missing = {file: reason for file in named if (reason := no_file(file))}
+    files = [file for file in named if file not in missing]
 
     def read(request: Request) -> ImageSet:
+        if missing and not request.lenient:
+            raise PreimageError(next(iter(missing.values())))
+        if not files:
+            raise none_readable(str(path), list(missing.values()))
         roots = _split_folders(root, files)
         stray = [file for file in files if file.parent.parent not in roots.values()]
         if request.labelled and stray:
@@ -100,9 +113,11 @@ def _image_folder(path: Path) -> Source:
                 f"expected: keep only {', '.join(sorted(_IMAGE_SUFFIXES))} files there, and "
                 "no []*? in folder names"
             )
-        return images
+        left_out = [missing[file] for file in missing if file.is_relative_to(roots[images.split])]
+        return replace(images, unreadable=(*images.unreadable, *left_out))
 
-    return Source(root.name, str(root), stamp(files), read)
+    version = "\n".join([stamp(files), *map(str, missing)])
+    return Source(root.name, str(root), version, read)
 
 
 def _split_folders(root: Path, files: list[Path]) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 
 import torch
 from torch import Tensor
@@ -87,13 +88,25 @@ def apart(one: ImageSet, other: ImageSet) -> tuple[ImageSet, ImageSet]:
     return _without(one, first, set(second)), _without(other, second, set(first))
 
 
-def not_among(known: ImageSet, images: ImageSet) -> ImageSet:
-    """Those of `images` that are not, to the byte, among `known` of the same shape, in order."""
-    return _without(images, _digests(images.images), set(_digests(known.images)))
+def not_among(known: ImageSet | Set[bytes], images: ImageSet) -> ImageSet:
+    """Those of `images` that are not, to the byte, among `known` of the same shape, in order.
+
+    Args:
+        known: images, or the :func:`digests` of them.
+        images: of the same shape.
+    """
+    if isinstance(known, ImageSet):
+        known = digests(known)
+    return _without(images, _digests(images.images), known)
 
 
-def _without(images: ImageSet, digests: list[bytes], known: set[bytes]) -> ImageSet:
-    new = torch.tensor([digest not in known for digest in digests])
+def digests(images: ImageSet) -> frozenset[bytes]:
+    """What tells each of the images from others of its shape; 32 bytes each."""
+    return frozenset(_digests(images.images))
+
+
+def _without(images: ImageSet, own: list[bytes], known: Set[bytes]) -> ImageSet:
+    new = torch.tensor([digest not in known for digest in own])
     return images.subset(new.nonzero().flatten())
 
 

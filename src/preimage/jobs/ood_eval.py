@@ -17,11 +17,17 @@ from preimage.errors import PreimageError
 from preimage.files import text_bytes
 from preimage.jobs.float32 import scoring_device
 from preimage.jobs.measure import own_data
-from preimage.jobs.ood_sets import check_unknown, known_set, same_source, unknown_sets
+from preimage.jobs.ood_sets import (
+    KnownImages,
+    check_unknown,
+    known_set,
+    same_source,
+    unknown_sets,
+)
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
-from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel
+from preimage.ood.detector import Detector, FromModel, is_detector
 from preimage.ood.eval_page import SHARES, View, evaluation_page, mistakes
 from preimage.ood.evaluation import (
     OURS,
@@ -30,6 +36,7 @@ from preimage.ood.evaluation import (
     Evaluation,
     Judge,
     Method,
+    shared_note,
 )
 from preimage.ood.synthetic import synthetic_names
 from preimage.ood.threshold import TPR
@@ -98,7 +105,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     subjects = _subjects(command, report)
     spec, some = subjects.any.spec, {"most": command.most, "seed": command.seed}
     known = known_set(_id(command), spec, subjects.class_names, **some)
-    unknown = check_unknown(command.ood, spec)
+    unknown = check_unknown(command.ood, known.digests, spec)
     hardened, plain = subjects.classifiers
     digest, tpr = subjects.digest, _set_tpr(command, subjects.detector)
     path = Path(command.output.out or f"runs/ood-eval-{_name(command.model)}-{_name(_id(command))}")
@@ -106,7 +113,7 @@ def ood_eval_job(command: OodEval, report: Reporter | None = None) -> tuple[dict
     settings = {
         **{name: getattr(command, name) for name in names},
         WEIGHTS: digest,
-        IMAGES: images_digests(known=known) | unknown,
+        IMAGES: images_digests(known=known.images) | unknown,
         CODE: code_digests(classifier=plain, detector=hardened),
     }
     with RunFolder.create(path, "ood eval", settings, overwrite=command.output.overwrite) as folder:
@@ -140,6 +147,10 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     if result.get("unreadable"):
         shown["images that cannot be read"] = ", ".join(
             f"{name} {len(reasons)}" for name, reasons in result["unreadable"].items()
+        )
+    if result.get("shared"):
+        shown["images that are known ones as well"] = ", ".join(
+            f"{name} {count}" for name, count in result["shared"].items()
         )
     ours = [r for r in records if (r["method"], r["score"]) == _COMBINED]
     for field, name in SHARES.items():
@@ -179,8 +190,9 @@ def _own_data(model: str) -> str:
     if bundled is not None:
         return bundled
     path = Path(model)
-    if (path / DETECTOR_FILE).is_file():
-        return str(RunFolder.open(path, "ood train").settings["config"]["dataset"])
+    run = _run_of(path) if is_detector(path) else None
+    if run is not None:
+        return str(run.settings["config"]["dataset"])
     raise PreimageError(
         f"expected the data set that '{model}' was trained for, found none; give it with --id"
     )
@@ -192,7 +204,7 @@ def _name(source: str) -> str:
 
 def _subjects(command: OodEval, report: Reporter) -> _Subjects:
     path = Path(command.model)
-    if (path / DETECTOR_FILE).is_file() or path.name == DETECTOR_FILE:
+    if is_detector(path):
         detector = Detector.load(path)
         return _Subjects(detector, _plain(command, detector, report))
     report.warn(
@@ -217,15 +229,16 @@ def _set_tpr(command: OodEval, detector: Detector | None) -> float:
         return command.tpr
     if detector is None:
         return TPR
-    return detector.tpr or _tpr_of_run(Path(command.model)) or TPR
+    run = _run_of(Path(command.model))
+    return detector.tpr or (float(run.settings["config"]["tpr"]) if run else TPR)
 
 
-def _tpr_of_run(path: Path) -> float | None:
+def _run_of(path: Path) -> RunFolder | None:
+    """The run that a detector's folder is, or that its file lies in."""
     try:
-        run = RunFolder.open(path if path.is_dir() else path.parent, "ood train")
+        return RunFolder.open(path if path.is_dir() else path.parent, "ood train")
     except PreimageError:  # a detector file may lie anywhere
         return None
-    return float(run.settings["config"]["tpr"])
 
 
 def _plain(command: OodEval, detector: Detector, report: Reporter) -> Classifier | None:
@@ -265,18 +278,18 @@ def _check_twin(plain: Classifier, detector: Detector, name: str) -> None:
 def _measure(
     command: OodEval,
     subjects: _Subjects,
-    known: ImageSet,
+    known: KnownImages,
     tpr: float,
     report: Reporter,
 ) -> tuple[dict[str, Any], str]:
     judges, left_out = _judges(command, subjects, report)
-    evaluation = Evaluation(known, judges, tpr)
+    evaluation = Evaluation(known.images, judges, tpr)
     shared = {
         "id": command.id,
         "seed": command.seed,
         "tpr": tpr,
-        "id_accuracy": _accuracy(subjects.detector, known),
-        "id_accuracy_plain": accuracy_on(subjects.plain, known) if subjects.plain else None,
+        "id_accuracy": _accuracy(subjects.detector, known.images),
+        "id_accuracy_plain": accuracy_on(subjects.plain, known.images) if subjects.plain else None,
         "hardware": hardware_name(),
     }
     records: list[dict[str, Any]] = []
@@ -286,13 +299,17 @@ def _measure(
     by_code = synthetic_names() if command.synthetic else ()
     sets = len(command.ood) + len(by_code)
     some: dict[str, Any] = {"most": command.most, "seed": command.seed}
-    unknown = unknown_sets(command.ood, known, known.spec, synthetic=by_code, **some)
+    unknown = unknown_sets(command.ood, known, known.images.spec, synthetic=by_code, **some)
     unreadable: dict[str, list[str]] = {}
+    shared_images: dict[str, int] = {}
     for i, one in enumerate(unknown):
         if one.images.unreadable:
             unreadable[one.name] = list(one.images.unreadable)
             for reason in one.images.unreadable:
                 report.warn(f"left out: {reason}")
+        if one.shared:
+            shared_images[one.name] = one.shared
+            report.warn(shared_note(one.name, one.shared))
         found, scores = evaluation.measure(one)
         records += [{**shared, **record} for record in found]
         plot = histogram(
@@ -306,6 +323,7 @@ def _measure(
         "model": command.model,
         "left_out": left_out,
         "unreadable": unreadable,
+        "shared": shared_images,
         "shortcuts": {
             view.scores.name: [shortcut._asdict() for shortcut in view.shortcuts]
             for view in views

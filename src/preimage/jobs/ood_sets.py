@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from preimage.data import ImageSet, load
-from preimage.data.known import known_name
+from preimage.data.known import KNOWN, known_name
 from preimage.data.order import of_classes
+from preimage.data.overlap import digests, not_among
 from preimage.digest import images_digests
+from preimage.errors import PreimageError
 from preimage.ood.evaluation import Unknown
 from preimage.ood.synthetic import make_synthetic
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 
+_TABLES = (".parquet", ".npz")
+
+
+class KnownImages(NamedTuple):
+    """Images of the classes, in the classifier's shape."""
+
+    images: ImageSet
+    """Those to measure."""
+    digests: frozenset[bytes]
+    """Of all that there are, see :func:`preimage.data.overlap.digests`."""
+
 
 def known_set(
     source: str, spec: ImageSpec, class_names: Sequence[str], *, most: int, seed: int
-) -> ImageSet:
+) -> KnownImages:
     """Test images of the classes, in the classifier's shape.
 
     Args:
         source: a data set.
         spec: the classifier's shape.
         class_names: the classifier's.
-        most: images at most.
+        most: images to measure at most.
         seed: of the choice of images.
 
     Raises:
@@ -34,12 +48,12 @@ def known_set(
     """
     known = load(source, "test", spec=spec)
     known = of_classes(known, class_names, source=source, what="known images")
-    return _some(known, most, seed)
+    return KnownImages(_some(known, most, seed), digests(known))
 
 
 def unknown_sets(
     sources: Sequence[str],
-    known: ImageSet,
+    known: KnownImages,
     spec: ImageSpec,
     *,
     synthetic: Sequence[str],
@@ -51,7 +65,8 @@ def unknown_sets(
     Args:
         sources: data sets, folders of images or parquet files. Of two with one name the later
             is called by all of its source.
-        known: in-distribution images, which synthetic sets take after.
+        known: in-distribution images, which synthetic sets take after. Unknown images that are
+            among all of them, to the byte, are left out, and counted in `shared`.
         spec: the classifier's shape.
         synthetic: names of sets made by code to add, see
             :func:`preimage.ood.synthetic.synthetic_names`.
@@ -67,12 +82,15 @@ def unknown_sets(
     """
     names: set[str] = set()
     for source in sources:
-        images = _some(_unlabelled(source, spec), most, seed)
+        found = _unlabelled(source, spec)
+        new = not_among(known.digests, found)
+        images = _some(new, most, seed)
         name = source if images.name in names else images.name
         names.add(name)
-        yield Unknown(name, images, images.stored or spec, real=True)
+        shared = len(found) - len(new)
+        yield Unknown(name, images, images.stored or spec, real=True, shared=shared)
     for name in synthetic:
-        images = make_synthetic(name, known, seed)
+        images = make_synthetic(name, known.images, seed)
         yield Unknown(images.name, images, spec, real=False)
 
 
@@ -86,27 +104,45 @@ def _identity(source: str) -> str:
     return str(path.resolve()) if path.exists() else known_name(source)
 
 
-def check_unknown(sources: Sequence[str], spec: ImageSpec) -> dict[str, str | None]:
+def check_unknown(
+    sources: Sequence[str], known: Set[bytes], spec: ImageSpec
+) -> dict[str, str | None]:
     """Read every source once, so that one that cannot be used is told before any work.
 
     Args:
         sources: as for :func:`unknown_sets`.
+        known: digests of all known images.
         spec: the classifier's shape.
 
     Returns:
         What tells each from others of its name, see :func:`preimage.digest.images_digests`.
 
     Raises:
-        PreimageError: for a source of which nothing can be read.
+        PreimageError: for a source of which nothing can be read, or one that is mostly known
+            images, under whatever name.
     """
-    digests: dict[str, str | None] = {}
+    told: dict[str, str | None] = {}
     for source in sources:
-        digests |= images_digests(**{f"--ood {source}": _unlabelled(source, spec)})
-    return digests
+        images = _unlabelled(source, spec)
+        shared = len(images) - len(not_among(known, images))
+        if 2 * shared > len(images):
+            raise PreimageError(
+                f"expected --ood to name images that are not known, found {shared} of the "
+                f"{len(images)} in '{source}' among the known ones, to the byte; leave it out"
+            )
+        told |= images_digests(**{f"--ood {source}": images})
+    return told
 
 
 def _unlabelled(source: str, spec: ImageSpec) -> ImageSet:
     """In the classifier's shape from the start: photographs in their own may not fit in memory."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix not in _TABLES and known_name(source) not in KNOWN:
+        raise PreimageError(
+            f"expected --ood to name a folder of images, a {' or '.join(_TABLES)} file or a data "
+            f"set, found the single file '{source}'; put it into a folder, or score it with "
+            "`preimage ood score`"
+        )
     return load(source, "test", spec=spec, labelled=False, lenient=True)
 
 

@@ -25,14 +25,16 @@ from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
-from preimage.tensors import below, pack, unpack
+from preimage.tensors import below, format_of, pack, unpack
 from preimage.types import ImageSpec
 
-FORMAT = "preimage-detector-2"
+_FORMATS = "preimage-detector-"
+FORMAT = f"{_FORMATS}2"
 DETECTOR_FILE = "detector.safetensors"
 
 Images = ImageSet | Tensor | Iterable[Any]
-"""An image set, images (N, C, H, W) in [0, 1], or batches of these, alone or with labels."""
+"""An image set, images (N, C, H, W) in [0, 1], or batches of these, alone or with labels (B,): a
+negative label says, as in pytorch-ood, that the image is none of the classes."""
 
 FEWEST = 4
 """Images that a detector can be fitted to, at least."""
@@ -186,17 +188,19 @@ class Detector:
 
         Args:
             known: images of the classes that were not trained on: an image set, a tensor
-                (N, C, H, W) in [0, 1], or batches of such tensors, alone or with labels.
+                (N, C, H, W) in [0, 1], or batches of such tensors, alone or with labels. Images
+                of batches whose label is negative are none of the classes, as in pytorch-ood, and
+                are left out, here and in what follows.
             tpr: share of them that is to count as in-distribution, in (0, 1].
             reference: more images of the classes, trained on or not, to know features and layers
                 by; None takes every other one of `known` for that.
             unfamiliar: what the thresholds are chosen on instead of `known` (of which it is those
                 that were not taken for the reference), where those look like images that were
                 trained on: for example the same under random changes.
-            films: (N,) int64, the same number for those of these images that are frames of one
-                film: the thresholds then allow for how little a few films say of others
-                (:func:`~preimage.ood.threshold.threshold_of_films`). None where each image is
-                one of its own.
+            films: (N,) int64, the same number for those of these images (of batches those that are
+                not left out) that are frames of one film: the thresholds then allow for how little
+                a few films say of others (:func:`~preimage.ood.threshold.threshold_of_films`). None
+                where each image is one of its own.
 
         Raises:
             PreimageError: for fewer than 4 images, images of another shape or beyond [0, 1], a
@@ -402,6 +406,17 @@ class Detector:
         return detector
 
 
+def is_detector(path: Path) -> bool:
+    """Whether a path names a detector: a run folder that has one, or its file, whatever its name.
+
+    A file that cannot be read counts by its name, so that loading it says what is wrong.
+    """
+    if path.is_dir():
+        return (path / DETECTOR_FILE).is_file()
+    form = format_of(path)
+    return path.name == DETECTOR_FILE if form is None else form.startswith(_FORMATS)
+
+
 def _evidence(gauge: Gauge, seen: Look, measured: Tensor) -> Evidence:
     return Evidence(seen.logits, *gauge(measured).float().unbind(1))
 
@@ -434,8 +449,15 @@ def _batches(known: Images) -> Iterable[Tensor]:
         return (known.floats(rows) for rows in chunks(len(known)))
     if isinstance(known, Tensor):
         return [known] if len(known) else []
-    batches = (batch if isinstance(batch, Tensor) else batch[0] for batch in known)
+    batches = (batch if isinstance(batch, Tensor) else _of_classes(*batch) for batch in known)
     return (batch for batch in batches if len(batch))
+
+
+def _of_classes(images: Tensor, labels: Any = None, *_: Any) -> Tensor:
+    """Those images (B, C, H, W) whose labels, where there are any, are not negative."""
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+        return images
+    return images[(labels >= 0).to(images.device)]
 
 
 def _shuffled(count: int) -> Tensor:

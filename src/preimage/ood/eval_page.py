@@ -9,7 +9,7 @@ from torch import Tensor
 
 from preimage.classifier import Classifier
 from preimage.inversion import predict
-from preimage.ood.evaluation import OURS, Method, Unknown, unreadable_note
+from preimage.ood.evaluation import OURS, Method, Unknown, shared_note, unreadable_note
 from preimage.ood.shortcuts import Shortcut
 from preimage.pages import STRIP, Histogram, Strip, Table, method_table, page, strip
 from preimage.panels import histograms, strips, table
@@ -55,6 +55,8 @@ def mistakes(
 ) -> Strip:
     """The unknown images that look most known, and what they are taken for.
 
+    Where there is a threshold, only those that it takes for known: there may be none.
+
     Args:
         unknown: the set, of N images.
         scores: (N,), larger for what is more unknown.
@@ -62,17 +64,18 @@ def mistakes(
         classifier: what takes them for one of its classes.
         classes: how many of its logits, from the first, are known classes.
     """
+    taken = len(scores) if threshold is None else int((scores <= threshold).sum())
+    if not taken:
+        return Strip(unknown.name, f"none of {len(scores)} taken for known", [])
     lowest = scores.sort()
-    rows = lowest.indices[:STRIP]
-    images = unknown.images.floats(rows)
+    shown = min(taken, STRIP)
+    images = unknown.images.floats(lowest.indices[:shown])
     labels = predict(classifier, images).logits[:, :classes].argmax(1).tolist()
     captions = [
         f"taken for {classifier.class_names[label]}, score {score:.3g}"
-        for label, score in zip(labels, lowest.values[:STRIP].tolist(), strict=True)
+        for label, score in zip(labels, lowest.values[:shown].tolist(), strict=True)
     ]
-    text = ""
-    if threshold is not None:
-        text = f"{float((scores <= threshold).double().mean()):.1%} are taken for known"
+    text = "" if threshold is None else f"{taken} of {len(scores)} taken for known"
     return strip(unknown.name, text, images, captions)
 
 
@@ -82,14 +85,16 @@ def evaluation_page(model: str, result: dict[str, Any], main: Method, views: Seq
     Args:
         model: name of what was measured.
         result: `records`, what they share, which baselines are `left_out` and why, and by the name
-            of a set why each of its `unreadable` files is.
+            of a set why each of its `unreadable` files is, and how many images it `shared` with the
+            known ones.
         main: the method that pictures and facts are of.
         views: one for each unknown set; two sets may have one name.
     """
     shown = views[:_MOST_STRIPS]
     surest = strips(
         "The most confident mistakes",
-        "Of each set, the images that look most known.",
+        "Of each set, the images that look most known; where there is a threshold, only those that "
+        "it takes for known.",
         [view.mistakes for view in shown],
     )
     plots = [view.scores for view in views]
@@ -146,6 +151,7 @@ def _notes(views: Sequence[View], result: Mapping[str, Any], unseen: int) -> lis
     ]
     notes += [f"{name} is left out: {reason}" for name, reason in result["left_out"].items()]
     notes += [unreadable_note(name, reasons) for name, reasons in result["unreadable"].items()]
+    notes += [shared_note(name, count) for name, count in result["shared"].items()]
     if unseen:
         notes.append(f"Mistakes of {unseen} more sets are not shown.")
     return [*_FAIRNESS, *notes]

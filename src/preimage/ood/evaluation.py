@@ -129,6 +129,8 @@ class Unknown:
     """The shape that they were stored in."""
     real: bool
     """Whether a camera or a hand made them, not code."""
+    shared: int = 0
+    """How many more there were that are known images as well, and are left out."""
 
 
 def unreadable_note(name: str, reasons: Sequence[str]) -> str:
@@ -144,6 +146,12 @@ def unreadable_note(name: str, reasons: Sequence[str]) -> str:
         f"{name}: {len(reasons)} images cannot be read and are left out, of which the first: "
         f"{reasons[0]}."
     )
+
+
+def shared_note(name: str, count: int) -> str:
+    """A sentence on the images of a set that are known images as well, at least one."""
+    many = "one image is" if count == 1 else f"{count} images are"
+    return f"{name}: {many} among the known ones as well, to the byte, and left out."
 
 
 class Evaluation:
@@ -172,6 +180,7 @@ class Evaluation:
                 "ood": unknown.name,
                 "real": unknown.real,
                 "unreadable": len(unknown.images.unreadable),
+                "shared": unknown.shared,
                 **method._asdict(),
                 **separation(here[method].scores, scored.scores)._asdict(),
                 **self._shares(method, here[method].scores, scored.scores),
