@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from preimage.errors import PreimageError
 from preimage.ood.baselines import fit_baseline
 from preimage.ood.distances import WIDEST, ClassDistance, sketch
 from preimage.ood.eval_page import mistakes
-from preimage.ood.evaluation import Unknown
+from preimage.ood.evaluation import Evaluation, Unknown
 from preimage.ood.exclusion import Known, find_rule, rule_names
 from preimage.ood.figures import separation
 from preimage.ood.gauge import Gauge, measures
@@ -492,6 +493,31 @@ def test_the_blur_of_enlarging_is_a_shortcut_and_the_same_path_removes_it():
     assert "fine detail" in found[0] and "fine detail" not in found[1]
     assert same_path(sharp, sharp.spec) is sharp
     assert same_path(sharp, ImageSpec(3, 64, 64)) is sharp
+
+
+class Watcher:
+    """A judge that remembers what it is asked about, and says nothing of it."""
+
+    def __init__(self):
+        self.asked, self.thresholds, self.thresholds_98 = [], {}, {}
+
+    def __call__(self, images):
+        self.asked.append(images)
+        return {}
+
+
+def test_unknown_images_are_blurred_as_known_ones_that_were_enlarged():
+    sharp = image_set(torch.randint(256, (100, 1, 16, 16), dtype=torch.uint8))
+    small = image_set(torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8))
+    unknown = Unknown("sharp", sharp, sharp.spec, real=True)
+    for stored, told in ((small.spec, False), (None, True)):
+        judge = Watcher()
+        known = replace(small.convert(sharp.spec), stored=stored)
+        evaluation = Evaluation(known, [judge], 0.99)
+        assert ("fine detail" in [s.statistic for s in evaluation.shortcuts(unknown)]) is told
+        evaluation.measure(unknown)
+        assert judge.asked[0] is known
+        assert torch.equal(judge.asked[1].images, sharp.images) is told
 
 
 def test_softened_images_lose_detail_and_nothing_else():

@@ -171,10 +171,10 @@ class Evaluation:
     def measure(self, unknown: Unknown) -> tuple[list[dict[str, Any]], dict[Method, Tensor]]:
         """A record for each method, and its scores of the unknown images.
 
-        The known images are brought through the same enlarging as the unknown ones first, so that
-        its blur gives nothing away.
+        Each side is brought through the enlarging of the other first, so that its blur gives
+        nothing away.
         """
-        here, there = self._of_known(unknown.native), self._judge(unknown.images)
+        here, there = self._of_known(unknown.native), self._judge(self._as_enlarged(unknown))
         records = [
             {
                 "ood": unknown.name,
@@ -194,11 +194,15 @@ class Evaluation:
 
     def shortcuts(self, unknown: Unknown) -> list[Shortcut]:
         """Trivial differences that are left between the two."""
-        return find_shortcuts(same_path(self.known, unknown.native), unknown.images)
+        return find_shortcuts(same_path(self.known, unknown.native), self._as_enlarged(unknown))
 
     def known_scores(self, native: ImageSpec) -> dict[Method, Tensor]:
         """Each method's scores of the known images, as blurred as unknown ones from `native`."""
         return {method: scored.scores for method, scored in self._of_known(native).items()}
+
+    def _as_enlarged(self, unknown: Unknown) -> ImageSet:
+        """The unknown images, as blurred as the known ones where these were enlarged."""
+        return same_path(unknown.images, self.known.stored or self.known.spec)
 
     def _judge(self, images: ImageSet) -> dict[Method, Scored]:
         return {method: scored for judge in self.judges for method, scored in judge(images).items()}
