@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -259,13 +260,14 @@ def test_an_evaluation_is_of_the_detector_as_it_is_now(tmp_path, capsys):
 
 def test_an_evaluation_is_of_the_unknown_images_as_they_are_now(tmp_path, capsys):
     data = str(tiny.write_npz(tmp_path / "set.npz", train=240, test=90))
-    other = tiny.write_npz(tmp_path / "other.npz", train=60, test=45)
+    other = tmp_path / "other.npz"
+    np.savez(other, images=tiny.bands(45, seed=2)[0])
     assert main(tiny.train_arguments(data, "plain")) == 0
     evaluate = ["ood", "eval", "plain", "--id", data, "--ood", str(other), "--no-synthetic"]
     evaluate += ["--baselines", "msp", "--out", "eval"]
     assert main(evaluate) == 0
     assert main(evaluate) == 0
-    tiny.write_npz(other, train=60, test=60)
+    np.savez(other, images=tiny.bands(60, seed=2)[0])
     assert f"found one with other --ood {other} images" in refused(capsys, evaluate)
 
 
