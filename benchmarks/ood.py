@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "noise": ("--rounds", "0"),
     "inversions": ("--inversion-terms", "--no-diverse", "--exclude", "none"),
+    "any-inversions": ("--no-diverse",),
     "certain": ("--exclude", "certain"),
     "natural": ("--exclude", "natural"),
     "one-round": ("--rounds", "1"),
