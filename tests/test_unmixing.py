@@ -75,6 +75,11 @@ def test_noise_has_no_directions():
     assert len(unmix(layer(weights), SPEC).images) == 0
 
 
+@pytest.mark.parametrize("size", [(UNITS, 197), (5, 3)])
+def test_a_layer_that_is_all_zeros_has_no_directions(size):
+    assert len(directions(torch.zeros(size).double())) == 0
+
+
 def test_directions_stand_out_where_the_first_weights_have_worn_away():
     random = stream("worn")
     worn = mixture(pictures(), noise=0.0)

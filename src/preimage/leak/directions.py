@@ -56,6 +56,8 @@ def _evened(weights: Tensor) -> Tensor:
     """
     size, width = (weights.square().mean(side).sqrt() for side in (0, 1))
     columns, rows = ((s > _DEAD * s.median()).nonzero().flatten() for s in (size, width))
+    if min(len(rows), len(columns)) <= _FIRST_STEP:
+        return weights[:0]
     even = weights[rows][:, columns] / size[columns] / width[rows, None]
     values, vectors = torch.linalg.svd(even, full_matrices=False)[1:]
     steps = _steps(values, int(_MOST_DIRECTIONS * len(values)))
