@@ -23,6 +23,7 @@ from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Audit
 from preimage.config import PRESETS
 from preimage.data import ImageSet
+from preimage.data.overlap import digests
 from preimage.drawing import balanced_labels
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
@@ -53,6 +54,11 @@ class Data:
     the classifier may have been trained on."""
     unread: str | None = None
     """Why its training images could not be read; None where it has none, or they could."""
+
+    @cached_property
+    def test_digests(self) -> frozenset[bytes]:
+        """Of the test images, see :func:`preimage.data.overlap.digests`."""
+        return frozenset() if self.test is None else digests(self.test)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
 from preimage.config import BASELINES, HardenConfig
 from preimage.data import ImageSet
-from preimage.data.overlap import digests
 from preimage.inversion import predict
 from preimage.jobs.ood_sets import KnownImages, unknown_sets
 from preimage.jobs.ood_train import few_epochs, ood_train_job
@@ -111,7 +110,7 @@ def detection(context: Context, seconds: float) -> Found:
     by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
         context.command.ood,
-        KnownImages(known, digests(test)),
+        KnownImages(known, context.data.test_digests if context.command.ood else frozenset()),
         context.classifier.spec,
         synthetic=by_code,
         most=len(known),

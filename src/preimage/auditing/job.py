@@ -24,7 +24,6 @@ from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
 from preimage.data.order import of_classes
-from preimage.data.overlap import digests
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
@@ -154,6 +153,8 @@ def _same(one: ImageSet, other: ImageSet) -> bool:
 
 def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, str | None]:
     """What tells the sets for --ood from others of their names."""
+    if not command.ood:
+        return {}
     known = [name for name in (data.name, command.heldout) if name is not None]
     for name in command.ood:
         if any(same_source(name, own) for own in known):
@@ -161,8 +162,7 @@ def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, st
                 f"expected --ood to name other data than the classifier's own, found '{name}' as "
                 "both; leave it out"
             )
-    own = frozenset() if data.test is None else digests(data.test)
-    return check_unknown(command.ood, own, classifier.spec)
+    return check_unknown(command.ood, data.test_digests, classifier.spec)
 
 
 def _clear(path: Path) -> None:

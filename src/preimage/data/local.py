@@ -24,10 +24,20 @@ _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # the hub's naming, any s
 
 
 def path_source(source: str) -> Source | None:
-    """A parquet file, a folder of parquet files, or a folder of images."""
+    """A parquet file, a folder of parquet files, or a folder of images.
+
+    Raises:
+        PreimageError: for any other file, and a folder that holds nothing of these.
+    """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".parquet":
         return parquet_source(path, path.stem)
+    if path.is_file():
+        raise PreimageError(
+            f"expected a folder of images, a .parquet or .npz file or the name of a data set, "
+            f"found the single file '{source}'; put it into a folder, or score it with "
+            "`preimage ood score`"
+        )
     if not source or not path.is_dir():
         return None
     if any(file.suffix == ".parquet" for file in _files(path)):

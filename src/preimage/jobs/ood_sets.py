@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from preimage.data import ImageSet, load
-from preimage.data.known import KNOWN, known_name
+from preimage.data.known import known_name
 from preimage.data.order import of_classes
 from preimage.data.overlap import digests, not_among
 from preimage.digest import images_digests
@@ -18,8 +18,6 @@ from preimage.ood.evaluation import Unknown
 from preimage.ood.synthetic import make_synthetic
 from preimage.runtime import stream
 from preimage.types import ImageSpec
-
-_TABLES = (".parquet", ".npz")
 
 
 class KnownImages(NamedTuple):
@@ -136,13 +134,6 @@ def check_unknown(
 
 def _unlabelled(source: str, spec: ImageSpec) -> ImageSet:
     """In the classifier's shape from the start: photographs in their own may not fit in memory."""
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix not in _TABLES and known_name(source) not in KNOWN:
-        raise PreimageError(
-            f"expected --ood to name a folder of images, a {' or '.join(_TABLES)} file or a data "
-            f"set, found the single file '{source}'; put it into a folder, or score it with "
-            "`preimage ood score`"
-        )
     return load(source, "test", spec=spec, labelled=False, lenient=True)
 
 
