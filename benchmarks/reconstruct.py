@@ -52,6 +52,8 @@ FIT = (
 does, whose weights say little about the images. In float32 on every machine, as bf16 rounds what an
 image leaves in the weights."""
 BF16 = ("--precision", "bf16-mixed")
+FEW_EPOCHS = {("cnn", 500): ("--epochs", "1000")}
+"""Of classifiers whose 3,000 epochs take half an hour each."""
 WIDTHS = {"mlp": ("--width", "1000")}
 STEPS, IMAGES = 1500, 100
 ALL, FEW_STEPS = "preimage-direct-all", 300
@@ -277,7 +279,8 @@ def trained(
     name = f"{dataset}-{arch}-{n_train}-{classes}-{first_scale:g}-{seed}"
     out = RUNS / f"{name}-{_hyphened(defence)}"
     task = ODD if classes == 2 else ()
-    options = (*FIT, *WIDTHS.get(arch, ()), *task, *DEFENCES[defence])
+    length = FEW_EPOCHS.get((arch, n_train), ())
+    options = (*FIT, *WIDTHS.get(arch, ()), *length, *task, *DEFENCES[defence])
     size = ("--limit", str(n_train), "--first-scale", str(first_scale), "--seed", str(seed))
     _run("train", dataset, "--arch", arch, *options, *size, "--out", str(out))
     return out
