@@ -82,7 +82,15 @@ def test_run_keeps_what_it_was_trained_on_for_reconstruction(capsys, data):
     quick = ("--images", "24", "--steps", "10", "--out", "found")
     status, record, _ = call(capsys, "reconstruct", "few", *quick)
     assert status == 0 and record["images_each"] == 30 - record["shared"]
-    assert record["classes"] == 2
+    assert record["classes"] == 2 and record["repeated"] == 0
+
+
+def test_other_images_than_a_run_of_few_has_seen_are_told(capsys, data):
+    train(capsys, data, "--epochs", "2")
+    quick = ("--images", "24", "--steps", "2", "--out", "found")
+    for more, told in (((), False), (("--data", data), True)):
+        *_, said = call(capsys, "reconstruct", "few", *quick, "--overwrite", *more)
+        assert ("saw only the images in 'few/images.npz'" in said) == told
 
 
 def test_training_stops_at_the_loss_and_a_killed_one_goes_on(capsys, data, monkeypatch):

@@ -9,7 +9,15 @@ from torch import nn
 from preimage.errors import PreimageError
 from preimage.leak.balance import Balance
 from preimage.leak.carriers import carrier_names, make_carrier
-from preimage.leak.matching import WINDOW, assign, feature_similarities, similarities, ssim
+from preimage.leak.matching import (
+    UNSEEN,
+    WINDOW,
+    assign,
+    feature_similarities,
+    matched,
+    similarities,
+    ssim,
+)
 from preimage.leak.terms import (
     adversarial_step,
     gradient_norm,
@@ -354,6 +362,28 @@ def test_without_a_leak_the_verdict_hardly_ever_says_so(alike):
 def test_p_values_are_not_too_small_too_often(alike):
     values = [judge(*chance(30, 40, trial, alike)).p_value for trial in range(60)]
     assert sum(value <= 0.2 for value in values) <= 60 * 0.2 + 2 * (60 * 0.2 * 0.8) ** 0.5
+
+
+def test_pairs_that_were_not_compared_are_no_difference():
+    """All candidates of one reconstruction may lie in one group."""
+    train, control = torch.full((30, 40), 0.3), torch.full((30, 40), 0.25)
+    control[0] = UNSEEN
+    verdict = judge(train, control)
+    assert verdict.similarity_control == pytest.approx((29 * 0.25 + 0.3) / 30)
+    assert verdict.difference < 0.05
+
+
+def test_a_pair_that_was_not_compared_costs_no_other():
+    similarity = torch.tensor([[0.9, 0.0], [0.3, UNSEEN]])
+    found = matched(similarity, torch.zeros(2), torch.zeros(2))
+    assert float(found.max()) == pytest.approx(0.9)
+
+
+def test_a_p_value_of_exactly_a_tenth_leaves_it_open(monkeypatch):
+    reached = torch.full((2,), 99, dtype=torch.float64)
+    monkeypatch.setattr("preimage.leak.verdict.times_reached", lambda *_: reached)
+    verdict = judge(*chance(30, 40, 0, 0.0))
+    assert verdict.p_value == 0.1 and verdict.verdict == "can't tell"
 
 
 def test_a_leak_of_some_images_is_found():

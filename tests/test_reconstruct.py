@@ -20,11 +20,18 @@ from preimage.cli import main
 from preimage.config import ReconstructConfig, Runtime
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
+from preimage.jobs.reconstruct import _logger
 from preimage.jobs.report import Silent
 from preimage.leak.control import pair
 from preimage.leak.matching import similarities
-from preimage.leak.reconstruction import Reconstruction, reconstruct, step_seconds
+from preimage.leak.reconstruction import (
+    Reconstruction,
+    ReconstructProgress,
+    reconstruct,
+    step_seconds,
+)
 from preimage.leak.verdict import judge
+from preimage.run import RunFolder
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
@@ -216,6 +223,17 @@ def test_groups_are_equal_in_number_and_share_no_image():
     assert len(pair(train, heldout, most=30).train) == 30
 
 
+@pytest.mark.parametrize("side", ["training", "held-out"])
+def test_copies_of_an_image_count_once(side):
+    """Four copies change places one by one, though they are held out or seen together."""
+    once, other = bands(40), bands(160, seed=1)
+    copied = replace(once, images=once.images.repeat(4, 1, 1, 1), labels=once.labels.repeat(4))
+    groups = pair(*((copied, other) if side == "training" else (other, copied)), most=1000)
+    assert groups.repeated == 120 and len(groups.train) == len(groups.control) <= 40
+    for group in (groups.train, groups.control):
+        assert len({image.numpy().tobytes() for image in group.images}) == len(group)
+
+
 def test_groups_have_as_many_images_of_each_class():
     """Where one side has more of a class, it has nearer neighbours of any image of that class."""
     train, other = bands(300), bands(300, seed=1)
@@ -384,6 +402,14 @@ def test_two_reconstructions_are_compared(capsys, monkeypatch, data, tmp_path):
     (tmp_path / "others" / "metrics.json").unlink()
     status, _, err = run(capsys, "compare", *runs)
     assert status != 0 and "finished run" in err
+
+
+def test_a_killed_command_remembers_how_long_the_weights_took(tmp_path):
+    with RunFolder.create(tmp_path / "run", "reconstruct", {}) as folder:
+        told = _logger(folder, Silent(), time.perf_counter() - 5)
+        told(ReconstructProgress(0, 10, {}, "unmixed"))
+        folder.save_state({"step": 0})
+        assert time.perf_counter() - folder.resume_clock() >= 5
 
 
 def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(capsys, monkeypatch, data, tmp_path):

@@ -13,6 +13,7 @@ import preimage.leak.reconstruction
 import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import ReconstructConfig
+from preimage.errors import PreimageError
 from preimage.leak import directions as directions_module
 from preimage.leak import unmixing
 from preimage.leak.components import Edges, separate
@@ -320,7 +321,7 @@ def test_no_search_where_the_weights_give_all_that_is_asked_for():
     config = ReconstructConfig(images=count)
     found = reconstruct(planted(), config, on_step=lambda p: seen.append(p.what))
     assert found.unmixed == count and found.images.shape == (count, *SPEC.shape)
-    assert set(seen) == {"unmixing"}
+    assert set(seen) == {"unmixing", "unmixed"}
 
 
 @pytest.mark.parametrize("possible", [9, 11])
@@ -329,6 +330,33 @@ def test_directions_that_are_left_stand_in_for_a_few_images(monkeypatch, possibl
     found = reconstruct(planted(), ReconstructConfig(images=COUNT, steps=2))
     assert found.unmixed == (COUNT if possible == 11 else possible)
     assert len(found.images) == COUNT and found_again(pictures(), found.images) == found.unmixed
+
+
+@pytest.mark.parametrize("number", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_unmixed_as_float32(number):
+    """Rounding the inputs of the first layer hides that it is on the pixels."""
+    target, same = (Classifier(planted().network.to(number), SPEC) for _ in range(2))
+    same.network.float()
+    before = {name: value.clone() for name, value in target.network.state_dict().items()}
+    config = ReconstructConfig(images=COUNT + 2, steps=3)
+    found, expected = (
+        reconstruct(target, config),
+        reconstruct(Classifier(same.network, SPEC), config),
+    )
+    assert found.unmixed == expected.unmixed > 0
+    assert torch.equal(found.images, expected.images)
+    for name, value in target.network.state_dict().items():
+        assert value.dtype == number and torch.equal(value, before[name])
+    assert target(torch.rand(2, *SPEC.shape)).logits.isfinite().all()
+
+
+def test_weights_that_cannot_be_decomposed_are_one_sentence(monkeypatch):
+    def fails(*_, **__):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge\nat length")
+
+    monkeypatch.setattr(preimage.leak.reconstruction, "unmix", fails)
+    with pytest.raises(PreimageError, match="failed to converge; look for all images with --start"):
+        reconstruct(planted(), ReconstructConfig(images=6, steps=5))
 
 
 def test_a_search_goes_on_with_the_images_that_came_from_the_weights():

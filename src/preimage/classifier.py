@@ -6,7 +6,7 @@ It never changes a weight or a buffer and leaves no hook behind, not even after 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol, cast, runtime_checkable
 
@@ -225,6 +225,49 @@ def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
             setattr(module.get_submodule(owner), own, before)
         elif not torch.equal(buffer.nan_to_num(), before.nan_to_num()):
             buffer.copy_(before)
+
+
+@contextmanager
+def float32_weights(classifier: Classifier) -> Iterator[None]:
+    """Weights and buffers of half precision as float32 meanwhile, their values the same.
+
+    What the network holds in other numbers stays, and so does a network that then no longer runs,
+    as one whose code casts its inputs.
+    """
+    number = classifier._number
+    halves = {
+        tensor: tensor.dtype
+        for tensor in (*classifier.network.parameters(), *classifier.network.buffers())
+        if tensor.dtype in (torch.float16, torch.bfloat16)
+    }
+    if not halves:
+        yield
+        return
+    try:
+        _cast(dict.fromkeys(halves, torch.float32))
+        classifier._number = torch.float32
+        if not _runs(classifier):
+            _cast(halves)
+            classifier._number = number
+        yield
+    finally:
+        _cast(halves)
+        classifier._number = number
+
+
+def _cast(numbers: Mapping[Tensor, torch.dtype]) -> None:
+    for tensor, number in numbers.items():
+        tensor.data = tensor.data.to(number)
+
+
+def _runs(classifier: Classifier) -> bool:
+    images = torch.zeros(2, *classifier.spec.shape, device=classifier.mean.device)
+    try:
+        with torch.no_grad():
+            classifier(images)
+    except Exception:  # whatever the network's own code raises
+        return False
+    return True
 
 
 @contextmanager

@@ -121,7 +121,8 @@ class RunFolder:
         """Append one line to the log.
 
         Args:
-            values: at least `step`, counted from 1; NaN and infinity become null.
+            values: at least `step`, counted from 1, 0 being before the first; NaN and infinity
+                become null.
 
         Raises:
             DiskError: when it cannot be written.

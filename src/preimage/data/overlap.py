@@ -105,6 +105,13 @@ def digests(images: ImageSet) -> frozenset[bytes]:
     return frozenset(_digests(images.images))
 
 
+def each_once(images: ImageSet) -> ImageSet:
+    """The first of those that are equal to the byte, in order."""
+    own = _digests(images.images)
+    first = {digest: row for row, digest in reversed(list(enumerate(own)))}
+    return images if len(first) == len(own) else images.subset(torch.tensor(sorted(first.values())))
+
+
 def _without(images: ImageSet, own: list[bytes], known: Set[bytes]) -> ImageSet:
     new = torch.tensor([digest not in known for digest in own])
     return images.subset(new.nonzero().flatten())

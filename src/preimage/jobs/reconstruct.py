@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preimage.classifier import Classifier, frozen
+from preimage.classifier import Classifier, float32_weights, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
 from preimage.data.known import KNOWN, known_name
@@ -104,6 +104,8 @@ def reconstruct_job(
         if not folder.finished:
             found, seconds = _search(folder, command, classifier, report)
             compared = _Compared(found, groups, classifier, evaluator, config.seed)
+            if evaluator is not None and compared.by_features is None:
+                report.warn("similarities by features are left open: the evaluator answers NaN")
             told = _memberships(classifier, compared, config.seed, report)
             tensors = {"images": found.images, "labels": found.labels}
             folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
@@ -125,6 +127,7 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
             "with --data"
         )
     _check_sources(own_data(command.model.model), source, control.heldout or source, report)
+    _check_kept(kept_images(command.model.model), source, report)
     train = load(source, "train", spec=classifier.spec)
     heldout = load(control.heldout or source, "test", spec=classifier.spec)
     names = classifier.class_names
@@ -135,6 +138,11 @@ def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> G
         report.warn(
             f"{groups.shared} held-out images are training images as well and are left out on both "
             "sides"
+        )
+    if groups.repeated:
+        report.warn(
+            f"{groups.repeated} images are equal to another one of their side and are left out, as "
+            "copies say nothing of their own"
         )
     if groups.films:
         report.warn(
@@ -164,6 +172,15 @@ def _check_sources(own: str | None, train: str, heldout: str, report: Reporter) 
         )
 
 
+def _check_kept(kept: str | None, source: str, report: Reporter) -> None:
+    """Tell where the images that a run kept, all that it saw, are not those to compare with."""
+    if kept and Path(kept).resolve() != Path(source).resolve():
+        report.warn(
+            f"the classifier saw only the images in '{kept}' and is compared with those of "
+            f"'{source}', most of which it may never have seen; leave --data out to take its own"
+        )
+
+
 def _search(
     folder: RunFolder, command: Reconstruct, classifier: Classifier, report: Reporter
 ) -> tuple[Reconstruction, float]:
@@ -188,6 +205,8 @@ def _logger(
             return
         seconds = time.perf_counter() - start
         folder.log(step=progress.step, seconds=seconds, **progress.values)
+        if progress.what == "unmixed":
+            return
         note = ", ".join(
             f"{name} {progress.values[name]:.3g}"
             for name in ("ce", "stationarity")
@@ -243,14 +262,18 @@ class _Compared:
     def _judge(self, similarity: Tensor, seed: int) -> Verdict:
         return judge(*self._halves(similarity), seed)
 
-    def _by_features(self, evaluator: Classifier, both: Tensor, seed: int) -> dict[str, float]:
+    def _by_features(
+        self, evaluator: Classifier, both: Tensor, seed: int
+    ) -> dict[str, float] | None:
         """Similarities of the nearest and of those matched one to one, and effect; no verdict.
 
         An evaluator mostly knows the training images itself and not the others, and its features
-        tell them apart whatever the classifier in question tells.
+        tell them apart whatever the classifier in question tells. None where it answers NaN.
         """
         found, real = (predict(evaluator, images).features for images in (self.found.images, both))
         similarity = feature_similarities(found, real)
+        if bool(similarity.isnan().any()):
+            return None
         judged = self._judge(similarity, seed)
         names = ("similarity_train", "similarity_control", "effect")
         pairs = zip(("matched_train", "matched_control"), self.matched(similarity), strict=True)
@@ -290,7 +313,7 @@ def _by_first_layer(
     classifier: Classifier, groups: Groups, seed: int, report: Reporter
 ) -> dict[str, Any] | None:
     """None without a dense first layer that can tell."""
-    with frozen(classifier):
+    with frozen(classifier), float32_weights(classifier):
         layer = first_layer(classifier)
     if layer is None:
         return None
@@ -339,6 +362,7 @@ def _record(
         "target_accuracy": compared.accuracy,
         "images_each": compared.count,
         "shared": groups.shared,
+        "repeated": groups.repeated,
         "seconds": round(seconds, 1),
         "hardware": hardware_name(),
         PRECISION: precision_name(command.runtime),

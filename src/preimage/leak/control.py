@@ -9,7 +9,13 @@ from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import apart, check_alike, check_coloured_alike, check_stored_alike
+from preimage.data.overlap import (
+    apart,
+    check_alike,
+    check_coloured_alike,
+    check_stored_alike,
+    each_once,
+)
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -25,6 +31,8 @@ class Groups(NamedTuple):
     """Held-out images that were left out because they are training images as well."""
     known: int = 0
     """Training images before any were chosen or left out."""
+    repeated: int = 0
+    """Images of both sides that were left out because an equal one is on the same side."""
     films: bool = False
     """Whether frames of films were found on one side alone: there, several may be of one film."""
 
@@ -35,8 +43,9 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     If the classifier tells nothing, an image must be as likely in one group as in the other. So
     images that are equal to the byte in both are left out of both, since a held-out one was seen
     and a training one without its twin would have none to change places with; the classes are as
-    frequent on both sides; and of the frames of a film (:func:`preimage.data.films.films`) one is
-    taken, as each image is to say something of its own.
+    frequent on both sides; and as each image is to say something of its own, one is taken of those
+    that are equal on one side, and one of the frames of a film
+    (:func:`preimage.data.films.films`).
 
     Args:
         train: images that the classifier was trained on.
@@ -51,22 +60,25 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     check_alike(train, heldout)
     check_stored_alike(train, heldout)
     check_coloured_alike(train, heldout)
-    seen, unseen = apart(train, heldout)
-    shared = len(heldout) - len(unseen)
+    alone = apart(train, heldout)
+    shared = len(heldout) - len(alone[1])
+    seen, unseen = (each_once(side) for side in alone)
     used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
     each = _each_class(used, control, most, seed)
     count = int(each.sum())
     if count < FEWEST:
         raise PreimageError(
             f"expected at least {FEWEST} training and as many held-out images of the same classes "
-            f"for a test, found {count} among {len(seen)} and {len(unseen)} that are on one side "
-            f"alone (at most {most} are used, and one frame of a film){_both(shared)}; give more"
+            f"for a test, found {count} among {len(seen)} and {len(unseen)} different ones that "
+            f"are on one side alone (at most {most} are used, and one frame of a film)"
+            f"{_both(shared)}; give more"
         )
     return Groups(
         _some(used, each, stream(seed, "training images")),
         _some(control, each, stream(seed, "held-out images")),
         shared,
         known=len(train),
+        repeated=sum(map(len, alone)) - len(seen) - len(unseen),
         films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
 

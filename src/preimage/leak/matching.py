@@ -66,8 +66,8 @@ def feature_similarities(features: Tensor, others: Tensor) -> Tensor:
 def assign(similarity: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
     """Give each reconstruction of a class a real image of that class, each at most one.
 
-    The assignment with the largest sum of similarities within each class (scipy's
-    ``linear_sum_assignment``).
+    The assignment with the largest sum of similarities within each class, negative ones taken as 0
+    (scipy's ``linear_sum_assignment``).
 
     Args:
         similarity: (R, N).
@@ -82,7 +82,8 @@ def assign(similarity: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
         rows = (labels == label).nonzero().flatten()
         columns = (other_labels == label).nonzero().flatten()
         if len(columns):
-            mine = similarity[rows][:, columns].double().numpy()
+            # a pair that was not compared is worth nothing, and no more of a loss than one unlike
+            mine = similarity[rows][:, columns].double().clamp_min(0).numpy()
             one, other = linear_sum_assignment(mine, maximize=True)
             pairs.append(torch.stack([rows[one], columns[other]], dim=1))
     return torch.cat(pairs) if pairs else torch.empty(0, 2, dtype=torch.int64)

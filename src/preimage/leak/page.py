@@ -32,6 +32,7 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
             "Held-out ones copied": str(record["copied_control"]),
             "Similarity to the nearest training image": f"{record['ssim_train']:.3f}",
             "to the nearest held-out image": f"{record['ssim_control']:.3f}",
+            "Effect size (d_z)": f"{record['effect']:.2f}",
             **_told_fact("the first layer", record["membership"]),
             **_told_fact("its loss", record["membership_loss"]),
         },
@@ -40,14 +41,23 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
             "image counts as recovered, and each only once.",
             f"{record['images_each']} training and as many held-out images were compared. The "
             "p-value is the share of random divisions of all of them that differ as much.",
+            "The reconstructions' nearest similarities to both groups differ by "
+            f"{record['ssim_train'] - record['ssim_control']:+.3f} on average, with an interval of "
+            f"{_interval(record['interval'])} (95 %, over the reconstructions; what other images "
+            "of both groups would give, the p-value tells).",
             f"The classifier puts {record['accepted']:.1%} of the reconstructions in their class.",
-            f"{record['unmixed']} came out of the weights of a dense first layer, the others were "
-            "looked for.",
+            f"{record['unmixed']} came out of the weights of a dense first layer, and their class "
+            "is the classifier's answer; the others were looked for.",
             *_features_note(record["by_features"]),
             *_membership_note(record["membership"]),
             *_loss_note(record["membership_loss"]),
         ],
     )
+
+
+def _interval(ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def _told_fact(by: str, found: Mapping[str, Any] | None) -> dict[str, str]:

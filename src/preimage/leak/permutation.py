@@ -27,13 +27,13 @@ def times_reached(
         random: of the orders.
 
     Returns:
-        Counts in the shape of `truth`, float32.
+        Counts in the shape of `truth`, float64.
     """
-    reached = torch.zeros(truth.shape)
+    reached = torch.zeros(truth.shape, dtype=torch.float64)
     for chunk in range(0, PERMUTATIONS, _CHUNK):
         size = min(_CHUNK, PERMUTATIONS - chunk)
         orders = torch.rand(size, images, generator=random).argsort(1)
-        reached += (statistic(orders) >= truth - 1e-9).float().sum(0)
+        reached += (statistic(orders) >= truth - 1e-9).double().sum(0)
     return reached
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from preimage.checkpoint import Checkpointer
-from preimage.classifier import Classifier, check_gradient, frozen
+from preimage.classifier import Classifier, check_gradient, float32_weights, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import ReconstructConfig, Runtime
 from preimage.drawing import balanced_labels
-from preimage.errors import DivergedError
+from preimage.errors import DivergedError, PreimageError
 from preimage.generator import plane_size
 from preimage.inversion import predict
 from preimage.leak.balance import Balance
@@ -49,9 +49,11 @@ class ReconstructProgress:
     step: int
     steps: int
     values: dict[str, float]
-    """Each term's value when it was last due, without its weight; none while unmixing."""
-    what: Literal["steps", "unmixing"] = "steps"
-    """Unmixing the first layer's weights comes before the steps of the search."""
+    """Each term's value when it was last due, without its weight; none before the first
+    step."""
+    what: Literal["steps", "unmixing", "unmixed"] = "steps"
+    """Unmixing the first layer's weights comes before the steps of the search; "unmixed",
+    at step 0, says that it gave images."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,15 @@ def reconstruct(
     fabric = make_fabric(one_device(runtime or Runtime()))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
         check_gradient(classifier)
+        _check_weights(classifier, config)
         state = checkpoint.load_state() if checkpoint else None
         known = (
             _Known(state["known"], state.get("mixed", False))  # older states had a part for all
             if state
             else _known(classifier, config, fabric.device, on_step)
         )
+        if on_step and not state and len(known.images):  # how long that took is to be kept too
+            on_step(ReconstructProgress(0, config.steps, {}, "unmixed"))
         if checkpoint and not state:
             checkpoint.save_state({"step": 0, **_state_of(known)})
         if len(known.images) == config.images:
@@ -118,6 +123,15 @@ def reconstruct(
             found = search.carrier().clamp(0, 1).float().cpu()
         labels = torch.cat([_answers(classifier, known.images), search.wanted])
     return Reconstruction(torch.cat([known.images, found]), labels, len(known.images))
+
+
+def _check_weights(classifier: Classifier, config: ReconstructConfig) -> None:
+    wanted = [name for name in _OF_WEIGHTS if getattr(config, name) > 0]
+    if wanted and not any(True for _ in classifier.parameters()):
+        raise PreimageError(
+            f"expected a classifier with parameters for {' and '.join(wanted)}, found none "
+            f"(buffers are not parameters); leave these terms out with --{' 0 --'.join(wanted)} 0"
+        )
 
 
 def images_room(classifier: Classifier, config: ReconstructConfig, runtime: Runtime) -> int | None:
@@ -219,7 +233,13 @@ def _known(
         if on_step:
             on_step(ReconstructProgress(step, steps, {}, "unmixing"))
 
-    found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
+    try:
+        found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
+    except RuntimeError as error:  # no memory for a decomposition, or none that converges
+        raise PreimageError(
+            "expected a dense first layer that can be taken apart, found: "
+            f"{str(error).splitlines()[0]}; look for all images with --start noise"
+        ) from error
     half, many = config.images // 2, found.possible * _NEARLY_ALL > config.images
     if many and found.certain < half:
         return _Known(found.images[:half], mixed=True)
@@ -230,11 +250,17 @@ def _known(
 
 @contextmanager
 def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterator[None]:
-    """Second derivatives: weights in the graph, smooth activations, attention that has them."""
+    """Second derivatives: weights in the graph and in float32, smooth activations, attention that
+    has them.
+    """
     wanted = any(getattr(config, name) > 0 for name in _OF_WEIGHTS)
     for parameter in classifier.parameters():
         parameter.requires_grad_(wanted)  # put back by `frozen`
-    with smooth_gates(classifier.network, config.sharpness), sdpa_kernel(SDPBackend.MATH):
+    with (
+        float32_weights(classifier),
+        smooth_gates(classifier.network, config.sharpness),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         yield
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preimage.errors import PreimageError
+from preimage.leak.matching import UNSEEN
 from preimage.leak.permutation import PERMUTATIONS, times_reached
 from preimage.runtime import stream
 
@@ -42,7 +43,8 @@ class Verdict:
     difference: float
     """Mean of the nearest training similarity less the nearest held-out one."""
     interval: tuple[float, float]
-    """95 % bootstrap interval of `difference`, over the reconstructions."""
+    """95 % bootstrap interval of `difference` over the reconstructions. The images stay as they
+    are, so it does not say what others would give; that is what the p-value is about."""
     similarity_train: float
     """Mean over the reconstructions of the similarity to the nearest training image."""
     similarity_control: float
@@ -71,10 +73,11 @@ def judge(train: Tensor, control: Tensor, seed: int = 0) -> Verdict:
         PreimageError: for shapes that differ, or NaN.
     """
     _check(train, control)
+    p_value = _p_value(torch.cat([train, control], dim=1), train.shape[1], seed)
+    train, control = _compared(train, control)
     near = [part.amax(1) for part in (train, control)]
     gap = near[0] - near[1]
     above = [int((part > RECOVERED).sum()) for part in near]
-    p_value = _p_value(torch.cat([train, control], dim=1), train.shape[1], seed)
     answer, reason = _answer(train.shape, p_value, float(gap.mean()), above)
     return Verdict(
         verdict=answer,
@@ -98,6 +101,14 @@ def _check(train: Tensor, control: Tensor) -> None:
         )
     if bool(train.isnan().any() | control.isnan().any()):
         raise PreimageError("expected similarities without NaN, found some; check the images")
+
+
+def _compared(*groups: Tensor) -> tuple[Tensor, ...]:
+    """Similarities, pairs that were not compared as unlike as the least like that were."""
+    both = torch.cat(groups, dim=1)
+    least = both.masked_fill(both <= UNSEEN, torch.inf).amin(1, keepdim=True)
+    least = least.nan_to_num(posinf=UNSEEN)
+    return tuple(torch.where(group <= UNSEEN, least, group) for group in groups)
 
 
 def _answer(
