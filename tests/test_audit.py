@@ -188,6 +188,8 @@ def test_killed_audit_goes_on_with_the_part_that_it_was_in(capsys, monkeypatch):
     other = "32-true" if usual != "32-true" else "bf16-mixed"
     assert main([*arguments, "--precision", other]) == 2
     assert "precision" in capsys.readouterr().err and not calls
+    assert main([*arguments, "--overwrite", "--seed", "9" * 20]) == 2
+    assert "--seed" in capsys.readouterr().err and not calls and Path("run", job.PAGE_FILE).exists()
     monkeypatch.setattr(
         job, "_do", lambda part, *rest: calls.append(part.name) or real(part, *rest)
     )

@@ -144,6 +144,8 @@ class Odd(nn.Module):
         (lambda logits: logits[None], r"shape \(2, K\)"),
         (lambda logits: {"logits": logits}, "tensor of logits"),
         (lambda logits: logits * float("nan"), "finite logits"),
+        (lambda logits: logits.softmax(1), "found probabilities"),
+        (lambda logits: logits.bfloat16().softmax(1), "found probabilities"),
     ],
 )
 def test_an_answer_that_is_no_logits_is_told(answer, sentence):

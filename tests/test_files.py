@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from preimage.errors import DiskError, PreimageError
-from preimage.files import append_line, make_folder, read_json, write_atomic
+from preimage.files import append_line, check_writable, make_folder, read_json, write_atomic
 from tiny import fail_once
 
 OLD, NEW = b"old content", b"new content " * 1000
@@ -32,6 +32,19 @@ def file(tmp_path):
     path = tmp_path / "kept" / "file.bin"
     write_atomic(path, OLD)
     return path
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    """As /dev/stdout may be one: a file in its place would be no use to who reads there."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_writable(pipe)
+        write_atomic(pipe, OLD)
+        assert os.read(reader, 100) == OLD and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    finally:
+        os.close(reader)
 
 
 def untouched(file):

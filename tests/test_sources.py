@@ -49,6 +49,7 @@ def factory(tmp_path, monkeypatch):
         "    from preimage.classifier import Classifier\n"
         "    return Classifier(make(), ImageSpec(3, 12, 12), mean=(0.5,))\n"
         "def fails(): raise ValueError('no such thing')\n"
+        "def quits(): raise SystemExit(3)\n"
         "def number(): return 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -110,6 +111,7 @@ def test_checkpoints_that_do_not_fit_are_told(factory, network, tmp_path):
 def test_factories_that_fail_are_told(factory):
     for name, sentence in (
         ("users_models:fails", "no such thing"),
+        ("users_models:quits", "SystemExit: 3"),
         ("users_models:number", "torch.nn.Module"),
         ("users_models:absent", "absent"),
         ("no_such_module_x:make", "no_such_module_x"),

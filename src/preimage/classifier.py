@@ -18,6 +18,9 @@ from preimage.errors import PreimageError
 from preimage.types import ImageSpec, Layer, Prediction
 from preimage.zoo.architectures import check_problem
 
+_ROUNDING = 5e-3
+"""How far from 1 the probabilities of a softmax in half precision may sum up to."""
+
 
 @runtime_checkable
 class GivesFeatures(Protocol):
@@ -44,8 +47,9 @@ class Classifier(nn.Module):
         arch: name of its architecture where known; the student never shares it.
 
     Raises:
-        PreimageError: for NaN weights, a wrong normalisation, an output that is not (B, K) or not
-            finite, fewer than two classes, images below 8 pixels, or no feature layer to be found.
+        PreimageError: for NaN weights, a wrong normalisation, an output that is not (B, K), not
+            finite or of probabilities, fewer than two classes, images below 8 pixels, or no feature
+            layer to be found.
     """
 
     mean: Tensor
@@ -321,6 +325,16 @@ def _check_answer(answer: Prediction) -> None:
             "expected finite logits, found NaN or infinity on random images in [0, 1]; "
             "check the normalisation (--mean, --std) and the weights"
         )
+    if _are_probabilities(answer.logits):
+        raise PreimageError(
+            "expected logits, found probabilities (rows above 0 that sum to 1), by which no "
+            "class would ever be sure; leave the network's last softmax out"
+        )
+
+
+def _are_probabilities(answers: Tensor) -> bool:
+    sums_to_one = ((answers.sum(1) - 1).abs() < _ROUNDING).all()
+    return answers.shape[1] > 1 and bool((answers > 0).all() and sums_to_one)
 
 
 def _per_channel(

@@ -61,9 +61,15 @@ def make_folder(path: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it holds either what it held before or all of `data`.
 
+    A pipe or a device, such as /dev/stdout, is written to and stays what it is.
+
     Raises:
         DiskError: when it cannot be written; what was there before stays.
     """
+    if _is_special(path):
+        with writing(path):
+            path.write_bytes(data)
+        return
     make_folder(path.parent)
     with writing(path):
         descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
@@ -90,9 +96,16 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise DiskError(f"expected a file to write, found the folder '{path}'; give a file's name")
+    if _is_special(path):
+        return
     make_folder(path.parent)
     with writing(path), tempfile.NamedTemporaryFile(dir=path.parent, suffix=_TEMPORARY):
         pass
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

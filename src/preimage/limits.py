@@ -141,6 +141,15 @@ def check_control(most: int) -> None:
     _check({"most": most}, {"most": (1, math.inf)})
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator of random numbers takes.
+
+    Raises:
+        PreimageError: for one out of range.
+    """
+    _check({"seed": seed}, {"seed": (-_SEED, _SEED)})
+
+
 def check_reconstruct(config: ReconstructConfig) -> None:
     """Refuse a reconstruction whose settings are out of range.
 

@@ -123,7 +123,7 @@ def _built_by(factory: Callable[[], Any], config: ModelConfig) -> Classifier:
     _refuse(config, "classes", why=_FACTORY_DECIDES)
     try:
         network = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PreimageError(
             f"expected '{config.model}' to build a network when called without arguments, found "
             f"{type(error).__name__}: {error}; wrap it in a function that takes none"

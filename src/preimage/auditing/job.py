@@ -33,6 +33,7 @@ from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown, same_source
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
+from preimage.limits import check_seed
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import precision_name
 from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
@@ -67,12 +68,13 @@ def audit_job(
         The record, which is also in audit.json, and the run folder.
 
     Raises:
-        PreimageError: for a model, data, a budget, devices or a folder that do not fit.
+        PreimageError: for a model, data, a budget, a seed, devices or a folder that do not fit.
     """
     report = report or Silent()
     # every further process would do the same audit, and meet this one's lock on the folder
     one_device(command.runtime, "an audit")
     budget = parse_budget(command.budget)
+    check_seed(command.seed)
     named = classifier is None
     classifier = classifier or load_classifier(command.model)
     heard = AuditReporter(report)
