@@ -180,7 +180,7 @@ def _leak(found: Mapping[str, Any], why: str) -> Answer:
     if verdict is None:
         return _nothing(question, why)
     member = found["membership_p_value"]
-    # half of the level, since either of two tests may speak
+    # half of the level: with the verdict's own, a false alarm of either stays below 1.5 %
     if verdict != "leaks" and member is not None and member <= LEVEL / 2:
         return _tells_members(question, found)
     silent = verdict != "leaks" and found["first_layer"] == "other"
