@@ -20,6 +20,7 @@ import preimage.jobs.invert
 import tiny
 from preimage.auditing import acceptance, evidence
 from preimage.cli import main
+from preimage.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -433,3 +434,12 @@ def test_train_converts_images_of_several_sizes(tmp_path, capsys):
     hard = tiny.ood_arguments(tmp_path / "set", "hard", *tiny.IMAGE, "--valid", "4")
     assert main(hard) == 2  # eight images are too few, but they were read
     assert "images to hold out" in capsys.readouterr().err
+
+
+def test_names_are_shown_as_they_are(capsys):
+    """No part of a path is taken for the name of an emoji."""
+    terminal = Terminal()
+    terminal.warn("runs/a:100:b is old")
+    terminal.table("x:dog:y", {"path": "c:100:d"})
+    shown = capsys.readouterr()
+    assert "runs/a:100:b" in shown.err and "x:dog:y" in shown.out and "c:100:d" in shown.out

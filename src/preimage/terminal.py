@@ -35,8 +35,8 @@ class Terminal:
     """
 
     def __init__(self, quiet: bool = False):
-        self._errors = Console(stderr=True, soft_wrap=True)
-        self._output = Console(soft_wrap=True)
+        self._errors = Console(stderr=True, soft_wrap=True, emoji=False)
+        self._output = Console(soft_wrap=True, emoji=False)
         self._quiet = quiet
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
