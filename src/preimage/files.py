@@ -105,7 +105,8 @@ def check_writable(path: Path) -> None:
 
 def _is_special(path: Path) -> bool:
     """Whether something is there that is neither a file nor a folder."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    with writing(path):
+        return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -34,7 +34,8 @@ def first_layer(classifier: Classifier) -> FirstLayer | None:
     bias, and where the network hides its layers, as an exported program does.
 
     Args:
-        classifier: must be frozen; it is asked for three images.
+        classifier: must be frozen, and in float32 (:func:`preimage.classifier.float32_weights`):
+            half precision rounds away that its inputs are the pixels. It is asked for three images.
     """
     size = classifier.spec.shape
     probes = torch.stack(

@@ -49,8 +49,7 @@ class ReconstructProgress:
     step: int
     steps: int
     values: dict[str, float]
-    """Each term's value when it was last due, without its weight; none before the first
-    step."""
+    """Each term's value when it was last due, without its weight; none before the first step."""
     what: Literal["steps", "unmixing", "unmixed"] = "steps"
     """Unmixing the first layer's weights comes before the steps of the search; "unmixed",
     at step 0, says that it gave images."""
