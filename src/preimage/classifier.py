@@ -238,30 +238,25 @@ def float32_weights(classifier: Classifier) -> Iterator[None]:
     What the network holds in other numbers stays, and so does a network that then no longer runs,
     as one whose code casts its inputs.
     """
-    number = classifier._number
     halves = {
         tensor: tensor.dtype
         for tensor in (*classifier.network.parameters(), *classifier.network.buffers())
         if tensor.dtype in (torch.float16, torch.bfloat16)
     }
-    if not halves:
-        yield
-        return
     try:
-        _cast(dict.fromkeys(halves, torch.float32))
-        classifier._number = torch.float32
-        if not _runs(classifier):
-            _cast(halves)
-            classifier._number = number
+        _cast(classifier, dict.fromkeys(halves, torch.float32))
+        if halves and not _runs(classifier):
+            _cast(classifier, halves)
         yield
     finally:
-        _cast(halves)
-        classifier._number = number
+        _cast(classifier, halves)
 
 
-def _cast(numbers: Mapping[Tensor, torch.dtype]) -> None:
+def _cast(classifier: Classifier, numbers: Mapping[Tensor, torch.dtype]) -> None:
+    """Give the network's tensors other numbers, and its inputs with them."""
     for tensor, number in numbers.items():
         tensor.data = tensor.data.to(number)
+    classifier._number = _number(classifier.network)
 
 
 def _runs(classifier: Classifier) -> bool:

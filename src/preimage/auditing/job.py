@@ -23,6 +23,7 @@ from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
 from preimage.data import ImageSet, load
+from preimage.data.known import same_source
 from preimage.data.order import of_classes
 from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
@@ -30,7 +31,7 @@ from preimage.environment import environment
 from preimage.errors import MissingSplitError, PreimageError
 from preimage.files import json_bytes, text_bytes
 from preimage.jobs.measure import Judges, find_judges
-from preimage.jobs.ood_sets import check_unknown, same_source
+from preimage.jobs.ood_sets import check_unknown
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.limits import check_seed

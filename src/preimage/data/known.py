@@ -41,6 +41,16 @@ def known_name(source: str) -> str:
     return source.lower().replace("-", "_")
 
 
+def same_source(one: str, other: str) -> bool:
+    """Whether two texts name one source of images."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else known_name(source)
+
+
 def known_source(source: str) -> Source | None:
     """A known name: its folder in $PREIMAGE_DATA, else its copy on the hub."""
     name = known_name(source)

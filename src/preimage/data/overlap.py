@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Set
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,10 +83,32 @@ def _size(images: ImageSet) -> str:
     return f"several with a median of {size}" if images.mixed else size
 
 
-def apart(one: ImageSet, other: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Those of each set that are not, to the byte, in the other of the same shape, in order."""
+class Apart(NamedTuple):
+    """Two sets of images that share none."""
+
+    one: ImageSet
+    other: ImageSet
+    shared: int
+    """Images of the other set that were left out because the one has them as well."""
+    repeated: int
+    """Images of both that were left out because an equal one comes before it in its set."""
+
+
+def apart(one: ImageSet, other: ImageSet) -> Apart:
+    """Those of each set that are not, to the byte, in the other of the same shape.
+
+    Of those that are equal within a set the first is taken; the order stays.
+    """
     first, second = _digests(one.images), _digests(other.images)
-    return _without(one, first, set(second)), _without(other, second, set(first))
+    both = set(first) & set(second)
+    rows = [_first_rows(own, both) for own in (first, second)]
+    alone = sum(digest not in both for digest in (*first, *second))
+    return Apart(
+        one.subset(rows[0]),
+        other.subset(rows[1]),
+        shared=sum(digest in both for digest in second),
+        repeated=alone - sum(map(len, rows)),
+    )
 
 
 def not_among(known: ImageSet | Set[bytes], images: ImageSet) -> ImageSet:
@@ -105,11 +128,13 @@ def digests(images: ImageSet) -> frozenset[bytes]:
     return frozenset(_digests(images.images))
 
 
-def each_once(images: ImageSet) -> ImageSet:
-    """The first of those that are equal to the byte, in order."""
-    own = _digests(images.images)
-    first = {digest: row for row, digest in reversed(list(enumerate(own)))}
-    return images if len(first) == len(own) else images.subset(torch.tensor(sorted(first.values())))
+def _first_rows(own: list[bytes], known: Set[bytes]) -> Tensor:
+    """Rows of the first of each kind of image that is not known, in order."""
+    rows: dict[bytes, int] = {}
+    for row, digest in enumerate(own):
+        if digest not in known:
+            rows.setdefault(digest, row)
+    return torch.tensor(list(rows.values()), dtype=torch.long)
 
 
 def _without(images: ImageSet, own: list[bytes], known: Set[bytes]) -> ImageSet:

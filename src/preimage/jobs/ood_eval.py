@@ -9,6 +9,7 @@ from typing import Any
 from preimage.classifier import Classifier, all_frozen
 from preimage.commands import OodEval
 from preimage.data import ImageSet, load
+from preimage.data.known import same_source
 from preimage.data.order import in_order
 from preimage.data.sources import WHOLE
 from preimage.digest import bytes_digest, classifier_digest, images_digests
@@ -21,7 +22,6 @@ from preimage.jobs.ood_sets import (
     KnownImages,
     check_unknown,
     known_set,
-    same_source,
     unknown_sets,
 )
 from preimage.jobs.report import Reporter, Silent

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from preimage.data import ImageSet, load
-from preimage.data.known import known_name
 from preimage.data.order import of_classes
 from preimage.data.overlap import digests, not_among
 from preimage.digest import images_digests
@@ -90,16 +88,6 @@ def unknown_sets(
     for name in synthetic:
         images = make_synthetic(name, known.images, seed)
         yield Unknown(images.name, images, spec, real=False)
-
-
-def same_source(one: str, other: str) -> bool:
-    """Whether two texts name one source of images."""
-    return _identity(one) == _identity(other)
-
-
-def _identity(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else known_name(source)
 
 
 def check_unknown(

@@ -15,7 +15,7 @@ from torch import Tensor
 from preimage.classifier import Classifier, float32_weights, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
-from preimage.data.known import KNOWN, known_name
+from preimage.data.known import KNOWN, known_name, same_source
 from preimage.data.order import of_classes
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import hardware_name
@@ -120,14 +120,15 @@ def reconstruct_job(
 
 def _groups(command: Reconstruct, classifier: Classifier, report: Reporter) -> Groups:
     control = command.control
-    source = control.data or own_data(command.model.model) or kept_images(command.model.model)
+    own, kept = own_data(command.model.model), kept_images(command.model.model)
+    source = control.data or own or kept
     if source is None:
         raise PreimageError(
             f"expected the data that '{command.model.model}' was trained on, found none; give it "
             "with --data"
         )
-    _check_sources(own_data(command.model.model), source, control.heldout or source, report)
-    _check_kept(kept_images(command.model.model), source, report)
+    _check_sources(own, source, control.heldout or source, report)
+    _check_kept(kept, source, report)
     train = load(source, "train", spec=classifier.spec)
     heldout = load(control.heldout or source, "test", spec=classifier.spec)
     names = classifier.class_names
@@ -174,7 +175,7 @@ def _check_sources(own: str | None, train: str, heldout: str, report: Reporter) 
 
 def _check_kept(kept: str | None, source: str, report: Reporter) -> None:
     """Tell where the images that a run kept, all that it saw, are not those to compare with."""
-    if kept and Path(kept).resolve() != Path(source).resolve():
+    if kept and not same_source(kept, source):
         report.warn(
             f"the classifier saw only the images in '{kept}' and is compared with those of "
             f"'{source}', most of which it may never have seen; leave --data out to take its own"

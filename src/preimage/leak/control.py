@@ -9,13 +9,7 @@ from torch import Tensor
 
 from preimage.data import ImageSet
 from preimage.data.films import films
-from preimage.data.overlap import (
-    apart,
-    check_alike,
-    check_coloured_alike,
-    check_stored_alike,
-    each_once,
-)
+from preimage.data.overlap import apart, check_alike, check_coloured_alike, check_stored_alike
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
 from preimage.runtime import stream
@@ -60,9 +54,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
     check_alike(train, heldout)
     check_stored_alike(train, heldout)
     check_coloured_alike(train, heldout)
-    alone = apart(train, heldout)
-    shared = len(heldout) - len(alone[1])
-    seen, unseen = (each_once(side) for side in alone)
+    seen, unseen, shared, repeated = apart(train, heldout)
     used, control = one_of_each_film(seen, seed), one_of_each_film(unseen, seed)
     each = _each_class(used, control, most, seed)
     count = int(each.sum())
@@ -78,7 +70,7 @@ def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups
         _some(control, each, stream(seed, "held-out images")),
         shared,
         known=len(train),
-        repeated=sum(map(len, alone)) - len(seen) - len(unseen),
+        repeated=repeated,
         films=(len(used) < len(seen)) != (len(control) < len(unseen)),
     )
 

@@ -39,7 +39,6 @@ LOOK_EVERY = 25
 SAVE_EVERY = 100
 
 _NEARLY_ALL = 0.9
-_OF_WEIGHTS = ("stationarity", "gradient")
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,14 @@ def reconstruct(
     return Reconstruction(torch.cat([known.images, found]), labels, len(known.images))
 
 
+def _of_weights(config: ReconstructConfig) -> list[str]:
+    """Terms in use that take gradients with respect to the weights."""
+    return [name for name in ("stationarity", "gradient") if getattr(config, name) > 0]
+
+
 def _check_weights(classifier: Classifier, config: ReconstructConfig) -> None:
-    wanted = [name for name in _OF_WEIGHTS if getattr(config, name) > 0]
-    if wanted and not any(True for _ in classifier.parameters()):
+    wanted = _of_weights(config)
+    if wanted and next(classifier.parameters(), None) is None:
         raise PreimageError(
             f"expected a classifier with parameters for {' and '.join(wanted)}, found none "
             f"(buffers are not parameters); leave these terms out with --{' 0 --'.join(wanted)} 0"
@@ -252,7 +256,7 @@ def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterat
     """Second derivatives: weights in the graph and in float32, smooth activations, attention that
     has them.
     """
-    wanted = any(getattr(config, name) > 0 for name in _OF_WEIGHTS)
+    wanted = bool(_of_weights(config))
     for parameter in classifier.parameters():
         parameter.requires_grad_(wanted)  # put back by `frozen`
     with (
