@@ -208,6 +208,56 @@ def test_gate_has_a_status_of_its_own_and_files(capsys):
     assert "classes==3" in Path("s.md").read_text()
 
 
+def test_gate_files_never_replace_each_other_or_the_audits_own(capsys, monkeypatch):
+    only(monkeypatch, "noise")
+    for more in (
+        ("--junit", "same", "--markdown", "./same"),
+        ("--junit", "run/audit.json"),
+        ("--markdown", "run/audit.html"),
+    ):
+        status, _, err = audit(capsys, *more)
+        assert status == 2 and "error: expected a file" in err
+        assert not Path("same").exists()
+        assert audit(capsys)[0] == 0  # makes the audit that the next two would spoil
+        assert json.loads(Path("run/audit.json").read_text())["model"]
+    assert audit(capsys, "--junit", "run/mine.xml", "--markdown", "s.md")[0] == 0
+    assert audit(capsys, "--junit", "run/mine.xml", "--markdown", "s.md")[0] == 0
+
+
+def test_overwriting_leaves_what_others_put_into_the_inner_runs(capsys, monkeypatch):
+    only(monkeypatch, "noise")
+    assert audit(capsys)[0] == 0
+    before = Path("run/audit.json").read_bytes()
+    assert main([*tiny.invert_arguments("run/inversion")]) == 0
+    Path("run/inversion/mine.txt").write_text("mine")
+    status, _, err = audit(capsys, "--overwrite")
+    assert status == 2 and "found 'mine.txt'" in err
+    assert Path("run/audit.json").read_bytes() == before
+    Path("run/inversion/mine.txt").rename("mine.txt")
+    assert audit(capsys, "--overwrite")[0] == 0 and not Path("run/inversion").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "{"])
+def test_a_part_whose_file_is_damaged_is_done_anew(capsys, monkeypatch, content):
+    only(monkeypatch, "noise")
+    record = audit(capsys)[1]
+    Path("run/part-noise.json").write_text(content)
+    Path("run/metrics.json").unlink()
+    again = audit(capsys)[1]
+    assert again["accept"] == record["accept"] and state(again, "noise")["state"] == "done"
+
+
+def test_a_damaged_plan_is_told_before_any_part(capsys, monkeypatch):
+    only(monkeypatch, "noise")
+    audit(capsys)
+    Path("run/metrics.json").unlink()
+    for content in ("[]", "{"):
+        Path("run/plan.json").write_text(content)
+        status, _, err = audit(capsys)
+        assert status == 2 and "plan.json" in err
+    assert audit(capsys, "--overwrite")[0] == 0
+
+
 class Sometimes(nn.Module):
     """Answers NaN on bright images."""
 

@@ -194,6 +194,16 @@ def test_equal_audits_do_not_differ():
     assert compare(record(), record()).differences == ()
 
 
+@pytest.mark.parametrize(
+    "damage", [{"classes": None}, {"classes": "3"}, {"leak": None}, {"ood": [1]}]
+)
+def test_a_damaged_audit_is_one_sentence(tmp_path, damage):
+    file = tmp_path / "audit.json"
+    file.write_text(json.dumps(record(**damage)))
+    with pytest.raises(PreimageError, match="expected a whole audit"):
+        read_audit(str(file))
+
+
 def test_other_tasks_are_not_compared():
     with pytest.raises(PreimageError, match="as many classes"):
         compare(record(), record(classes=4))

@@ -17,7 +17,7 @@ from preimage import files
 from preimage.environment import environment, hardware_name
 from preimage.errors import DiskError, PreimageError
 from preimage.files import read_json, read_sealed, write_atomic, write_json, write_sealed
-from preimage.run import RunFolder
+from preimage.run import RunFolder, check_output, others_in
 
 CONFIG = {"model": {"model": "mnist"}, "config": {"seed": 0, "betas": (0.5, 0.99), "limit": None}}
 
@@ -405,6 +405,70 @@ def small_run(path: Path) -> None:
                 folder.save_state({"step": step})
         folder.write("generator.safetensors", b"weights")
         folder.finish({"steps": step})
+
+
+def made(folder: Path) -> Path:
+    with RunFolder.create(folder, "invert", CONFIG) as run:
+        run.log(step=1, seconds=0.5)
+        run.write("page.html", b"page")
+        run.finish({"steps": 1})
+    return folder
+
+
+def test_no_output_replaces_what_a_run_keeps(tmp_path):
+    folder = made(tmp_path / "run")
+    for name in ("page.html", "config.json", "metrics.json", "metrics.jsonl"):
+        before = (folder / name).read_bytes()
+        with pytest.raises(PreimageError, match=rf"{name}' is one that the run .* keeps; write"):
+            check_output(folder / name)
+        assert (folder / name).read_bytes() == before
+    (tmp_path / "page.html").write_bytes(b"mine")
+    check_output(folder / "mine.png")
+    check_output(tmp_path / "page.html")
+
+
+def test_what_is_not_the_runs_own_is_known(tmp_path):
+    folder = made(tmp_path / "run")
+    assert others_in(folder) == [] == others_in(tmp_path)
+    (folder / "mine.txt").write_bytes(b"mine")
+    (folder / "below").mkdir()
+    assert others_in(folder) == ["below", "mine.txt"]
+
+
+@pytest.mark.parametrize("content", ["{}", "3", '[{"step": 1}]', '["page.html", 3, "../page"]'])
+def test_a_list_of_files_that_is_none_leads_nowhere(tmp_path, content):
+    folder = made(tmp_path / "run")
+    (folder / ".written.json").write_text(content)
+    (tmp_path / "page").write_bytes(b"mine")
+    with RunFolder.create(folder, "invert", CONFIG, overwrite=True):
+        assert (tmp_path / "page").is_file() and not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"step": "1"}', '{"st'])
+def test_log_ends_at_a_line_that_no_run_wrote(tmp_path, line):
+    folder = made(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f'{line}\n{{"step": 2, "seconds": 1.0}}\n')
+    run = RunFolder.open(folder)
+    assert run.metrics_log() == [{"step": 1, "seconds": 0.5}]
+    with RunFolder.create(folder, "invert", CONFIG) as again:
+        again.rewind(5)
+        assert again.metrics_log() == [{"step": 1, "seconds": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.json", "[]", "damaged metrics.json"),
+        ("metrics.json", "{", "missing or damaged"),
+        ("config.json", '{"format": 1, "kind": "invert", "config": []}', "no run wrote"),
+    ],
+)
+def test_damaged_folder_is_one_sentence(tmp_path, name, content, said):
+    folder = made(tmp_path / "run")
+    (folder / name).write_text(content)
+    with pytest.raises(PreimageError, match=said):
+        RunFolder.open(folder).metrics()
 
 
 # ---- environment

@@ -18,8 +18,9 @@ import tyro
 from preimage import commands
 from preimage.config import ModelConfig
 from preimage.errors import PreimageError
-from preimage.files import check_writable, json_text, text_bytes, write_atomic
+from preimage.files import json_text, text_bytes, write_atomic
 from preimage.memory import keep_freed_memory
+from preimage.run import check_output
 from preimage.terminal import Terminal
 
 _DEMO_BUDGET = "2m"
@@ -220,9 +221,7 @@ def _audit(
     from preimage.auditing import gate
 
     conditions = gate.parse(command.fail_on)
-    for name in (command.junit, command.markdown):
-        if name is not None:
-            check_writable(Path(name))
+    _check_outputs(command.junit, command.markdown)
     from preimage.auditing.job import PAGE_FILE, audit_job
 
     result, folder = audit_job(command, terminal, patient=patient)
@@ -236,8 +235,22 @@ def _audit(
     return {**shown, **places, **gated}, f"Audited {command.model.model}"
 
 
+def _check_outputs(*names: str | None) -> None:
+    files = [Path(name) for name in names if name is not None]
+    for file in files:
+        check_output(file)
+    # a pipe or a device takes several
+    replaced = [file.resolve() for file in files if file.is_file() or not file.exists()]
+    if len(set(replaced)) < len(replaced):
+        raise PreimageError(
+            f"expected a file for each output, found '{files[0]}' for two; give one another name"
+        )
+
+
 def _write(name: str | None, text: str) -> None:
     if name is not None:
+        # the work may have made a run of that folder
+        check_output(Path(name))
         write_atomic(Path(name), text_bytes(text))
 
 

@@ -22,7 +22,7 @@ from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.generator import Noise, make_generator, plane_size
 from preimage.runtime import channels_last, stream
-from preimage.tensors import below, pack, unpack
+from preimage.tensors import below, pack, understood, unpack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 
 FORMAT = "preimage-generator-2"
@@ -124,6 +124,14 @@ class Inversion:
         images = self._render(noise, condition)
         return Sample(images, condition, predict(self.classifier, images))
 
+    def _check_fits(self, classifier: Classifier, path: str | Path) -> None:
+        wanted, found = (f"{it.classes} classes and images {it.spec}" for it in (self, classifier))
+        if wanted != found:
+            raise PreimageError(
+                f"expected a classifier of {wanted} for '{path}', found one of {found}; give the "
+                "one that was inverted"
+            )
+
     @torch.no_grad()
     def _render(self, noise: Noise, condition: Condition) -> Tensor:
         members = [*self.bank, self.generator]
@@ -179,24 +187,21 @@ class Inversion:
 
         Raises:
             PreimageError: when the file is missing, damaged, of another version, or made for
-                another number of classes than the classifier's.
+                another number of classes or another image shape than the classifier's.
         """
-        header, state = unpack(
-            Path(path), FORMAT, "generator", "check the path, or run the inversion again"
-        )
-        inversion = cls(
-            ImageSpec(*json.loads(header["spec"])),
-            tuple(json.loads(header["class_names"])),
-            config_from_dict(json.loads(header["config"])),
-            classifier=classifier,
-            checks=tuple(Check(**values) for values in json.loads(header["checks"])),
-        )
-        if classifier is not None and classifier.classes != inversion.classes:
-            raise PreimageError(
-                f"expected a classifier of {inversion.classes} classes for '{path}', found one of "
-                f"{classifier.classes}; give the one that was inverted"
+        kind = ("generator", "check the path, or run the inversion again")
+        header, state = unpack(Path(path), FORMAT, *kind)
+        with understood(Path(path), *kind):
+            inversion = cls(
+                ImageSpec(*json.loads(header["spec"])),
+                tuple(json.loads(header["class_names"])),
+                config_from_dict(json.loads(header["config"])),
+                classifier=classifier,
+                checks=tuple(Check(**values) for values in json.loads(header["checks"])),
             )
-        inversion.load_state_dict(state)
+            inversion.load_state_dict(state)
+        if classifier is not None:
+            inversion._check_fits(classifier, path)
         inversion.generator.eval()
         return inversion
 

@@ -20,6 +20,7 @@ from preimage.environment import environment
 from preimage.errors import PreimageError
 from preimage.files import (
     append_line,
+    check_writable,
     make_folder,
     plain,
     read_json,
@@ -42,6 +43,29 @@ _OWN = (_METRICS, _STATE, _PREVIOUS, _LOG, _ENVIRONMENT, _WRITTEN, _CONFIG)
 def folder_name(text: str) -> str:
     """`text` with a dash for whatever might not suit a folder's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+
+
+def check_output(path: Path) -> None:
+    """See that a command may write its output to `path`, before the work that it is to hold.
+
+    Raises:
+        PreimageError: when a run keeps a file of its own there.
+        DiskError: when it cannot be written.
+    """
+    check_writable(path)
+    if (path.parent / _CONFIG).is_file() and path.name in _kept(path.parent):
+        raise PreimageError(
+            f"expected a file of another name, found that '{path}' is one that the run in that "
+            "folder keeps; write to another file"
+        )
+
+
+def others_in(path: Path) -> list[str]:
+    """Names of what is in a run's folder and not the run's own; none where there is no run."""
+    if not (path / _CONFIG).is_file():
+        return []
+    names = (file.name for file in path.iterdir() if not file.name.startswith("."))
+    return sorted(set(names) - _kept(path))
 
 
 class RunFolder:
@@ -237,14 +261,19 @@ class RunFolder:
         """The result that :meth:`finish` wrote.
 
         Raises:
-            PreimageError: when the run has not come to its end.
+            PreimageError: when the run has not come to its end, or its result is damaged.
         """
         if not self.finished:
             raise PreimageError(
                 f"expected a finished run, found one without result in '{self.path}'; give its "
                 "command again to go on with it"
             )
-        values: dict[str, Any] = read_json(self.path / _METRICS)
+        values = read_json(self.path / _METRICS)
+        if not isinstance(values, dict):
+            raise PreimageError(
+                f"expected a run's result, found a damaged {_METRICS} in '{self.path}'; restore it "
+                "or start anew with --overwrite"
+            )
         return values
 
     def _refuse_foreign(self) -> None:
@@ -306,10 +335,7 @@ class RunFolder:
 
     def _written(self) -> list[str]:
         """Names of the files that the run's job wrote, or was about to write."""
-        file = self.path / _WRITTEN
-        names = read_json(file) if file.is_file() else []
-        # a folder may come from elsewhere: no name in it may lead out of it
-        return [name for name in names if isinstance(name, str) and _is_name(name)]
+        return _written_in(self.path)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         file = self.path / _LOG
@@ -317,9 +343,28 @@ class RunFolder:
             return
         for line in file.read_bytes().split(b"\n")[:-1]:
             try:
-                yield json.loads(line)
+                values = json.loads(line)
             except ValueError:
                 return
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                return
+            yield values
+
+
+def _kept(folder: Path) -> set[str]:
+    """Names of the files in a run's folder that are its own."""
+    return {*_OWN, *_written_in(folder)}
+
+
+def _written_in(folder: Path) -> list[str]:
+    file = folder / _WRITTEN
+    names = read_json(file) if file.is_file() else []
+    # a folder may come from elsewhere: no name in it may lead out of it
+    return [
+        name
+        for name in (names if isinstance(names, list) else [])
+        if isinstance(name, str) and _is_name(name)
+    ]
 
 
 def _is_name(name: str) -> bool:

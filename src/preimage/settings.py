@@ -47,7 +47,8 @@ def read_settings(file: Path) -> Settings:
         PreimageError: when the file is damaged or no run's.
     """
     settings = read_json(file)
-    if not isinstance(settings, dict) or not {"format", "kind", "config"} <= settings.keys():
+    whole = isinstance(settings, dict) and {"format", "kind", "config"} <= settings.keys()
+    if not whole or not isinstance(settings["config"], dict):
         raise PreimageError(
             f"expected a run folder, found a {file.name} that no run wrote in '{file.parent}'; "
             "choose another folder"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,6 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from preimage.errors import PreimageError
+
+_MISFIT = "loading state_dict"
+"""Among the words of the RuntimeError that tensors of other names or shapes raise."""
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
@@ -41,6 +45,36 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of the tensors in `state` those whose names begin with `prefix`, named by the rest."""
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def understood(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Tell content of a file that is not as its format has it in one sentence.
+
+    Args:
+        path: the file.
+        what: what such a file is called in a message.
+        advice: what to do.
+
+    Raises:
+        PreimageError: in place of what reading such content raises.
+    """
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        if isinstance(error, RuntimeError) and _MISFIT not in str(error):
+            raise
+        raise PreimageError(
+            f"expected a whole {what} file, found '{path}' damaged ({type(error).__name__}); "
+            f"{advice}"
+        ) from error
 
 
 def format_of(path: Path) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from preimage.auditing.figures import GIVEN, Number, Other, Word, figures
+from preimage.auditing.figures import GIVEN, SECTIONS, Number, Other, Word, figures
 from preimage.auditing.reconstructed import read_reconstruction
 from preimage.auditing.record import FORMAT, value_of
 from preimage.errors import PreimageError
@@ -49,7 +49,7 @@ def read_audit(source: str) -> dict[str, Any]:
     A run folder of a reconstruction stands for the audit that measured nothing else.
 
     Raises:
-        PreimageError: where there is none, or one of another version.
+        PreimageError: where there is none, or one of another version, or a damaged one.
     """
     path = Path(source)
     reconstruction = read_reconstruction(path)
@@ -70,7 +70,18 @@ def read_audit(source: str) -> dict[str, Any]:
             f"expected an audit, found none in '{source}'; give the run folder of a finished "
             "`preimage audit` or `preimage reconstruct`, or an audit.json"
         )
+    if not _is_whole(record):
+        raise PreimageError(
+            f"expected a whole audit, found a damaged one in '{source}'; restore it, or make the "
+            "audit again"
+        )
     return dict(record)
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    named = isinstance(record.get("classes"), int) and "model" in record
+    # one of an earlier version may lack a section
+    return named and all(isinstance(record.get(name, {}), dict) for name in SECTIONS)
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:

@@ -25,6 +25,8 @@ from preimage.config import PRESETS
 from preimage.data import ImageSet
 from preimage.data.overlap import digests
 from preimage.drawing import balanced_labels
+from preimage.errors import PreimageError
+from preimage.files import read_json
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
 from preimage.jobs.report import Reporter
@@ -90,11 +92,18 @@ class Context:
         return self.plan()[name]
 
     def plan(self) -> dict[str, Any]:
-        """All that was chosen so far."""
+        """All that was chosen so far.
+
+        Raises:
+            PreimageError: when its file is damaged.
+        """
         path = self.folder.path / _PLAN
-        plan: dict[str, Any] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        )
+        plan = read_json(path) if path.is_file() else {}
+        if not isinstance(plan, dict):
+            raise PreimageError(
+                f"expected the audit's plan, found a damaged '{path}'; restore it, or start anew "
+                "with --overwrite"
+            )
         return plan
 
     def inner(self, name: str) -> Path:

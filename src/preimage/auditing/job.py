@@ -7,8 +7,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from preimage.data.sources import WHOLE
 from preimage.digest import classifier_digest, images_digests
 from preimage.environment import environment
 from preimage.errors import MissingSplitError, PreimageError
-from preimage.files import json_bytes, text_bytes
+from preimage.files import json_bytes, read_json, text_bytes
 from preimage.jobs.measure import Judges, find_judges
 from preimage.jobs.ood_sets import check_unknown
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.limits import check_seed
-from preimage.run import RunFolder, folder_name
+from preimage.run import RunFolder, folder_name, others_in
 from preimage.runtime import precision_name
 from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
@@ -44,6 +44,7 @@ from preimage.training import one_device
 
 PAGE_FILE, RECORD_FILE = "audit.html", "audit.json"
 _INNER = ("inversion", "hardened", "leak")
+_ENTRY = {"name", "question", "state", "reason", "seconds", *(f.name for f in fields(Found))}
 _DECIDING = ("accuracy", "noise", "detection", "leak")
 """Parts without which a question has no answer, one of each."""
 
@@ -69,7 +70,8 @@ def audit_job(
         The record, which is also in audit.json, and the run folder.
 
     Raises:
-        PreimageError: for a model, data, a budget, a seed, devices or a folder that do not fit.
+        PreimageError: for a model, data, a budget, a seed, devices or a folder that do not fit, or
+            an audit to replace with others' files in it.
     """
     report = report or Silent()
     # every further process would do the same audit, and meet this one's lock on the folder
@@ -102,6 +104,8 @@ def audit_job(
         # the runs inside refuse another one, which would leave their parts failed for good
         PRECISION: precision_name(command.runtime),
     }
+    if command.output.overwrite:
+        _refuse_to_clear(path)
     with RunFolder.create(path, "audit", settings, overwrite=command.output.overwrite) as folder:
         if command.output.overwrite:
             _clear(folder.path)
@@ -168,6 +172,17 @@ def _unknown(command: Audit, classifier: Classifier, data: Data) -> dict[str, st
     return check_unknown(command.ood, data.test_digests, classifier.spec)
 
 
+def _refuse_to_clear(path: Path) -> None:
+    """Refuse to replace an audit while files that no run wrote are in its inner runs' folders."""
+    for inner in (path / name for name in _INNER):
+        others = others_in(inner)
+        if others:
+            raise PreimageError(
+                f"expected nothing but a run in '{inner}', found '{others[0]}'; move it elsewhere, "
+                "or choose another folder with --out"
+            )
+
+
 def _clear(path: Path) -> None:
     """Remove the inner runs of the audit that is being replaced."""
     for name in _INNER:
@@ -177,6 +192,7 @@ def _clear(path: Path) -> None:
 
 def _run(context: Context, budget: float, heard: AuditReporter) -> None:
     folder = context.folder
+    context.plan()  # a damaged one would fail every part
     done = _done(folder)
     for i, part in enumerate(parts()):
         if part.name in done:
@@ -200,11 +216,17 @@ def _part_file(part: Part) -> str:
 def _done(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Parts that an earlier start of this audit came to the end of."""
     files = {part.name: folder.path / _part_file(part) for part in parts()}
-    return {
-        name: json.loads(file.read_text(encoding="utf-8"))
-        for name, file in files.items()
-        if file.is_file()
-    }
+    entries = {name: _entry(file) for name, file in files.items() if file.is_file()}
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def _entry(file: Path) -> dict[str, Any] | None:
+    """What a part came to; None where its file is damaged, and the part is to be done anew."""
+    with suppress(PreimageError):
+        entry = read_json(file)
+        if isinstance(entry, dict) and entry.keys() >= _ENTRY:
+            return entry
+    return None
 
 
 def _allowed(context: Context, part: Part, done: dict[str, Any], left: float) -> float:

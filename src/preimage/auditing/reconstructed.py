@@ -43,7 +43,7 @@ def read_reconstruction(path: Path) -> dict[str, Any] | None:
         The record; None where `path` holds no such run.
 
     Raises:
-        PreimageError: where the run is not finished.
+        PreimageError: where the run is not finished, or damaged.
     """
     try:
         folder = RunFolder.open(path, "reconstruct")
@@ -51,7 +51,13 @@ def read_reconstruction(path: Path) -> dict[str, Any] | None:
         return None
     result, settings = folder.metrics(), folder.settings["config"]
     sections = empty_sections()
-    fill(sections["leak"], leak_figures(result, settings["config"]))
-    given = {name: result[name] for name in ("classes", "seed", "seconds")}
-    named = {"model": settings["model"]["model"], "data": result["dataset"]}
+    try:
+        fill(sections["leak"], leak_figures(result, settings["config"]))
+        given = {name: result[name] for name in ("classes", "seed", "seconds")}
+        named = {"model": settings["model"]["model"], "data": result["dataset"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PreimageError(
+            f"expected a whole reconstruction, found a damaged one in '{path}'; restore it, or "
+            "make it again with --overwrite"
+        ) from error
     return {"format": FORMAT, **named, **given, "budget_s": None, "image": None, **sections}

@@ -16,12 +16,13 @@ from preimage.commands import OodScore
 from preimage.data.decode import Encoded, decode
 from preimage.data.local import files_by_name
 from preimage.errors import PreimageError
-from preimage.files import check_writable, json_text, write_atomic
+from preimage.files import json_text, write_atomic
 from preimage.jobs.float32 import scoring_device
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.detector import Detector
 from preimage.ood.scores import garbage_odds, judged
+from preimage.run import check_output
 from preimage.types import ImageSpec
 
 _BATCH = 200
@@ -47,7 +48,7 @@ def ood_score_job(command: OodScore, report: Reporter | None = None) -> dict[str
             "to print the scores"
         )
     if out is not None:
-        check_writable(out)
+        check_output(out)
     check_tpr(command.tpr)
     device = scoring_device(command.runtime)
     detector = Detector.load(command.model)

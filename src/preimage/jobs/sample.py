@@ -18,6 +18,7 @@ from preimage.files import write_atomic
 from preimage.gallery import grid_png
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
+from preimage.run import check_output
 from preimage.runtime import make_fabric
 
 
@@ -44,6 +45,8 @@ def sample_job(command: Sample) -> dict[str, Any]:
             f"expected a new or an empty folder for the images, found files in '{out}'; choose "
             "another one with --out"
         )
+    if out.suffix:
+        check_output(out)
     inversion.to(make_fabric(Runtime(accelerator=command.accelerator)).device)
     images = inversion.images(labels, command.seed)
     if out.suffix == ".png":

@@ -25,7 +25,7 @@ from preimage.ood.nearness import Nearness
 from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
-from preimage.tensors import below, format_of, pack, unpack
+from preimage.tensors import below, format_of, pack, understood, unpack
 from preimage.types import ImageSpec
 
 _FORMATS = "preimage-detector-"
@@ -379,11 +379,10 @@ class Detector:
         """
         path = Path(path)
         file = path / DETECTOR_FILE if path.is_dir() else path
-        header, state = unpack(
-            file, FORMAT, "detector", "check the path, or finish `preimage ood train`"
-        )
-        values = json.loads(header["recipe"])
-        recipe = _recipe(values)
+        kind = ("detector", "check the path, or finish `preimage ood train`")
+        header, state = unpack(file, FORMAT, *kind)
+        with understood(file, *kind):
+            recipe = _recipe(json.loads(header["recipe"]))
         weights = below(_NETWORK, state)
         with torch.random.fork_rng():  # first weights are drawn, and then replaced
             classifier = recipe.build(weights)
@@ -396,13 +395,14 @@ class Detector:
                 "`preimage ood train`"
             ) from error
         classifier.name = path.stem if path.is_file() else path.name
-        detector = cls(classifier, header["score"], recipe)
-        detector.thresholds = json.loads(header["thresholds"])
-        detector._gauge = Gauge(*map(tuple, json.loads(header["gauge"])))
-        detector._layers.load_state_dict(below(_LAYERS, state))
-        detector._nearness.load_state_dict(below(_NEARNESS, state))
-        detector._held_out = _unpacked(below(_HELD_OUT, state))
-        detector.tpr = json.loads(header.get("tpr", "null"))
+        with understood(file, *kind):
+            detector = cls(classifier, header["score"], recipe)
+            detector.thresholds = json.loads(header["thresholds"])
+            detector._gauge = Gauge(*map(tuple, json.loads(header["gauge"])))
+            detector._layers.load_state_dict(below(_LAYERS, state))
+            detector._nearness.load_state_dict(below(_NEARNESS, state))
+            detector._held_out = _unpacked(below(_HELD_OUT, state))
+            detector.tpr = json.loads(header.get("tpr", "null"))
         return detector
 
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from preimage.classifier import Classifier
 from preimage.errors import PreimageError
-from preimage.tensors import pack
+from preimage.tensors import pack, understood
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
 
 FORMAT = "preimage-classifier-1"
+_WHOLE = ("classifier", "train it again or choose another file")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def read_card(path: Path) -> Card:
             f"{header.get('format', 'none')} in '{path}'; for bare weights name the network as "
             "package.module:factory and give the file with --checkpoint"
         )
-    return _card(json.loads(header["card"]))
+    with understood(path, *_WHOLE):
+        return _card(json.loads(header["card"]))
 
 
 def load_file(path: Path, name: str) -> Classifier:
@@ -85,8 +87,8 @@ def load_file(path: Path, name: str) -> Classifier:
         PreimageError: as :func:`read_card`.
     """
     card = read_card(path)
-    network = build(card.arch, card.spec, len(card.class_names), card.width)
-    with safe_open(path, framework="pt") as file:
+    with understood(path, *_WHOLE), safe_open(path, framework="pt") as file:
+        network = build(card.arch, card.spec, len(card.class_names), card.width)
         network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     network.to(memory_format=torch.channels_last)
     return Classifier(
