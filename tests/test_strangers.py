@@ -13,7 +13,7 @@ import tiny
 from preimage.classifier import Classifier, frozen
 from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.errors import PreimageError
-from preimage.loop import held_out_labels, invert
+from preimage.loop import batch_room, held_out_labels, invert
 from preimage.ood import Detector
 from preimage.ood.heads import with_garbage
 from preimage.tensors import pack, unpack
@@ -207,3 +207,52 @@ class Doubled(nn.Linear):
 def test_a_last_layer_that_is_not_a_plain_one_gets_no_further_row(network):
     with pytest.raises(PreimageError, match="--head beside"):
         with_garbage(wrapped(network), "extend")
+
+
+class Scatters(nn.Module):
+    """Fails where autocast makes a linear layer's output bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.build()
+
+    def forward(self, images):
+        logits = self.inner(images)
+        index = torch.zeros(len(images), dtype=torch.int64)
+        return torch.zeros(len(images), logits.shape[1]).index_add_(0, index, logits) + logits
+
+
+class OfTwo(nn.Module):
+    """Takes two images and no other number."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.build()
+
+    def forward(self, images):
+        return self.inner(images.reshape(2, 1, 8, 8))
+
+
+def test_a_network_that_mixed_precision_breaks_is_told_the_precision_that_it_runs_in():
+    classifier, mixed = wrapped(Scatters()), Runtime(accelerator="cpu", precision="bf16-mixed")
+    for act in (
+        lambda: invert(classifier, SHORT, runtime=mixed),
+        lambda: batch_room(classifier, SHORT, mixed),
+    ):
+        with pytest.raises(PreimageError, match=r"mixed precision, found: RuntimeError: .*32-true"):
+            act()
+    invert(classifier, SHORT, runtime=CPU)
+
+
+def test_a_network_of_a_fixed_number_of_images_is_told_so():
+    with pytest.raises(PreimageError, match="takes any number of images, found with 3: "):
+        invert(wrapped(OfTwo()), SHORT, runtime=CPU)
+
+
+def test_weights_without_values_are_told():
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with torch.device("meta"):
+        meta = tiny.build()
+    for network in (lazy, meta):
+        with pytest.raises(PreimageError, match=r"expected weights with values.*'1\.weight'"):
+            wrapped(network)

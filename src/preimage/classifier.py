@@ -6,18 +6,20 @@ It never changes a weight or a buffer and leaves no hook behind, not even after 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from preimage.errors import PreimageError
 from preimage.types import ImageSpec, Layer, Prediction
 from preimage.zoo.architectures import check_problem
 
+_LAZY = (UninitializedParameter, UninitializedBuffer)
 _ROUNDING = 5e-3
 """How far from 1 the probabilities of a softmax in half precision may sum up to."""
 
@@ -47,9 +49,9 @@ class Classifier(nn.Module):
         arch: name of its architecture where known; the student never shares it.
 
     Raises:
-        PreimageError: for NaN weights, a wrong normalisation, an output that is not (B, K), not
-            finite or of probabilities, fewer than two classes, images below 8 pixels, or no feature
-            layer to be found.
+        PreimageError: for weights that are NaN or have no values yet, a wrong normalisation, an
+            output that is not (B, K), not finite or of probabilities, fewer than two classes,
+            images below 8 pixels, or no feature layer to be found.
     """
 
     mean: Tensor
@@ -259,8 +261,20 @@ def _cast(classifier: Classifier, numbers: Mapping[Tensor, torch.dtype]) -> None
     classifier._number = _number(classifier.network)
 
 
-def _runs(classifier: Classifier) -> bool:
-    images = torch.zeros(2, *classifier.spec.shape, device=classifier.mean.device)
+def _does_not_run(classifier: Classifier, count: int, error: Exception) -> PreimageError:
+    if _runs(classifier, count):
+        return PreimageError(
+            f"expected a classifier that runs in mixed precision, found: {_line(error)}; give "
+            "--precision 32-true"
+        )
+    return PreimageError(
+        f"expected a classifier that takes any number of images, found with {count}: "
+        f"{_line(error)}; take fixed numbers out of its forward"
+    )
+
+
+def _runs(classifier: Classifier, count: int = 2) -> bool:
+    images = torch.zeros(count, *classifier.spec.shape, device=classifier.mean.device)
     try:
         with torch.no_grad():
             classifier(images)
@@ -301,6 +315,11 @@ def _check_weights(network: nn.Module) -> None:
         ("buffer", network.named_buffers()),
     ):
         for name, tensor in tensors:
+            if isinstance(tensor, _LAZY) or tensor.is_meta:
+                raise PreimageError(
+                    f"expected weights with values, found none yet in the {kind} '{name}'; run a "
+                    "lazy network once, and load the weights of one made on the meta device"
+                )
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise PreimageError(
                     f"expected finite weights, found NaN or infinity in the {kind} '{name}'; "
@@ -394,14 +413,28 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def check_gradient(classifier: Classifier) -> None:
-    """Refuse a classifier that has no gradient at its input, before any step.
+def check_gradient(
+    classifier: Classifier, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> None:
+    """Refuse a classifier that no image could be found for, before any step.
+
+    Args:
+        classifier: on the device that it is to run on.
+        autocast: makes the context that it is to run in.
 
     Raises:
-        PreimageError: for such a one.
+        PreimageError: for one that does not run in this precision, or on other numbers of images
+            than the two that it was met with, or has no gradient at its input.
     """
-    images = torch.full((2, *classifier.spec.shape), 0.5, device=classifier.mean.device)
-    if not classifier(images.requires_grad_()).logits.requires_grad:
+    images = torch.full((3, *classifier.spec.shape), 0.5, device=classifier.mean.device)
+    try:
+        with autocast():
+            logits = classifier(images.requires_grad_()).logits
+    except PreimageError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
+        raise _does_not_run(classifier, len(images), error) from error
+    if not logits.requires_grad:
         raise PreimageError(
             f"expected a classifier with a gradient at its input, found none in "
             f"'{classifier.name}'; take torch.no_grad, detach and the like out of its forward"

@@ -101,7 +101,7 @@ def invert(
         warnings.warn(_NO_PRIOR, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
-        check_gradient(classifier)
+        check_gradient(classifier, fabric.autocast)
         Trainer(fabric, inversion, classifier, objective, checkpoint, on_step).run()
     share_batch_norm(inversion.generator, 1)
     inversion.to(torch.device("cpu"))
@@ -347,10 +347,15 @@ def held_out_labels(classes: int, spec: ImageSpec) -> Tensor:
 
 
 def batch_room(classifier: Classifier, config: InvertConfig, runtime: Runtime) -> int | None:
-    """The largest batch that there is memory for; None where the machine does not tell."""
+    """The largest batch that there is memory for; None where the machine does not tell.
+
+    Raises:
+        PreimageError: for a classifier that could not be inverted.
+    """
     fabric = make_fabric(runtime)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
+        check_gradient(classifier, fabric.autocast)
         trainer = Trainer(fabric, inversion, classifier, default_objective(config))
         return most_images(step_bytes(trainer.forward), free_bytes(fabric.device))
 
