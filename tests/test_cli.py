@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import preimage
 import preimage.jobs.invert
 import tiny
 from preimage.auditing import acceptance, evidence
@@ -235,6 +236,18 @@ def test_show_tells_how_far_an_unfinished_run_is(monkeypatch, capsys):
 
 
 # ---- sample
+
+
+def test_version_is_told(capsys):
+    assert call(capsys, "--version") == f"preimage {preimage.__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", preimage.__version__)
+
+
+def test_a_home_folder_is_meant_behind_an_equals_sign_too(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    call(capsys, "sample", run, "--count", 3, "--out=~/below/x.png")
+    assert Path(tmp_path, "below", "x.png").is_file() and not Path("~").exists()
 
 
 def test_sample_writes_a_grid(run, capsys):

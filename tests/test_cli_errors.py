@@ -229,6 +229,9 @@ def test_evaluator_that_is_no_independent_judge(refused, shared):
         (["--alpha", "-1"], "at least 0"),
         (["--alpha", "0", "--beta", "0", "--gamma", "0", "--delta", "0"], "at least one loss"),
         (["--devices", "0"], "at least 1 device"),
+        (["--batch", "9" * 400], "--batch from 2 to 2147483647, found 999"),
+        (["--width", str(10**26)], "--width from 1 to 2147483647, found 1000"),
+        (["--precision", "16-mixed"], "a GPU for --precision 16-mixed"),
     ],
 )
 def test_setting_that_makes_no_sense(refused, capsys, arguments, words):
@@ -252,7 +255,12 @@ def test_sample_of_nothing_or_to_nowhere(refused, shared):
         "sample", shared / "mlp" / "classifier.safetensors"
     )
     assert ".png or .npz" in refused("sample", shared / "run", "--out", "x.jpg")
-    assert "--count 0" in refused("sample", shared / "run", "--count", "0")
+    for count, words in (
+        (0, "--count of at least 1, found 0"),
+        (10**400, "--count from 1 to 2147483647"),
+        (2**31 - 1, "lower --count to"),
+    ):
+        assert words in refused("sample", shared / "run", "--count", count)
     Path("file").write_text("mine")
     assert "expected a folder for 'file'" in refused(
         "sample", shared / "run", "--out", "file/x.png"
@@ -312,6 +320,8 @@ def test_images_that_are_too_small(refused):
         (["--lr", "-1"], "--lr above 0, found -1.0"),
         (["--shift", "-1"], "--shift of at least 0, found -1"),
         (["--lr", "1e30"], "--lr"),
+        (["--shift", str(10**30)], "--shift from 0 to 2147483647"),
+        (["--width", str(2**31 - 1)], "expected enough memory"),
         (["--devices", "2"], "--devices"),
     ],
 )

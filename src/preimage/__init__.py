@@ -10,6 +10,7 @@ Everything is imported where it is first used, so that the command line answers 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from preimage.sources import load_classifier
     from preimage.training import train
     from preimage.types import Condition, ImageSpec, Prediction, Sample
+
+    __version__: str
 
 _HOMES = {
     "auditing.api": ("AuditResult", "audit"),
@@ -77,6 +80,7 @@ __all__ = [
     "Sample",
     "TrainConfig",
     "WeightedTerm",
+    "__version__",
     "audit",
     "evaluate",
     "invert",
@@ -87,6 +91,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("preimage")
     if name not in _HOME:
         raise AttributeError(f"module 'preimage' has no attribute '{name}'")
     return getattr(importlib.import_module(f"preimage.{_HOME[name]}"), name)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 0 done, 2 bad input or too little memory, 3 a condition of --fail-on holds,
         130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [
+        _at_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)
+    ]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"preimage {version('preimage')}\n")
+        return 0
     command: Any = tyro.cli(
         commands.command_type(arguments),
         prog="preimage",
@@ -90,12 +96,20 @@ def run() -> None:
     sys.exit(status)
 
 
+def _at_home(argument: str) -> str:
+    """--name=~/path as a shell would have it that saw a path in it."""
+    name, separator, value = argument.partition("=")
+    is_path = name.startswith("--") and value.split("/")[0] == "~"
+    return f"{name}{separator}{Path(value).expanduser()}" if is_path else argument
+
+
 _DESCRIPTION = """Invert any image classifier: learn the whole set of inputs it puts in each class.
 
 For example:
   preimage demo
   preimage invert mnist
-  preimage sample runs/invert-mnist-natural-vector-0 --label 3 --out threes.png"""
+  preimage sample runs/invert-mnist-natural-vector-0 --label 3 --out threes.png
+  preimage --version"""
 
 
 @contextmanager

@@ -139,8 +139,8 @@ class GeneratorConfig:
 class InvertConfig:
     """How a classifier is inverted. The defaults are those of the preset.
 
-    In Python they are the paper's method with our weights; :data:`PRESETS` names the sets of
-    settings to start from.
+    In Python they are the paper's method with our weights, whatever `preset` says: it is a name
+    for reports. To start from others, replace fields of one of :data:`PRESETS`.
     """
 
     preset: Literal["natural", "explore", "paper"] = "paper"

@@ -10,6 +10,8 @@ from preimage.errors import PreimageError
 
 _ABOVE_ZERO = 1e-12
 _SEED = 2**63 - 1
+_MANY = 2**31 - 1
+"""Of anything that is counted, far more than there is memory or time for."""
 
 SAYS = (
     *("kl", "ce", "kl_noise", "ce_noise", "kl_adversarial", "ce_adversarial"),
@@ -17,7 +19,7 @@ SAYS = (
 )
 """Terms of a reconstruction, which its settings have as fields."""
 
-Range = tuple[float, float]
+Range = tuple[float | int, float | int]
 _AUGMENTATION: dict[str, Range] = {
     "shift": (0, math.inf),
     "rotate": (0, 360),
@@ -57,6 +59,15 @@ def check_invert(config: InvertConfig) -> None:
             f"expected --members fewer than the {config.steps} steps, found {config.members}; "
             "each needs a step of its own and the first two"
         )
+
+
+def check_count(count: int) -> None:
+    """Refuse to draw fewer than one image.
+
+    Raises:
+        PreimageError: for a count below 1.
+    """
+    _check({"count": count}, {"count": (1, math.inf)})
 
 
 def check_measure(samples: int, student_steps: int) -> None:
@@ -176,18 +187,23 @@ def check_reconstruct(config: ReconstructConfig) -> None:
         )
 
 
-def _check(values: Mapping[str, float | None], ranges: Mapping[str, Range]) -> None:
+def _check(values: Mapping[str, float | int | None], ranges: Mapping[str, Range]) -> None:
     for name, (least, most) in ranges.items():
         value = values[name]
-        if value is None or (math.isfinite(value) and least <= value <= most):
+        if most == math.inf and isinstance(value, int):
+            most = _MANY
+        if value is None or (least <= value <= most and value != math.inf):
             continue
+        if value < least:
+            most = math.inf
         raise PreimageError(
-            f"expected --{name.replace('_', '-')} {_within(least, most)}, found {value}; change it"
+            f"expected --{name.replace('_', '-')} {_within(least, most)}, found "
+            f"{str(value)[:30]}; change it"
         )
 
 
 def _within(least: float, most: float) -> str:
     """A range in words."""
     if least == _ABOVE_ZERO:
-        return "above 0" if most == math.inf else f"above 0 and up to {most:g}"
-    return f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        return "above 0" if most == math.inf else f"above 0 and up to {most}"
+    return f"of at least {least}" if most == math.inf else f"from {least} to {most}"

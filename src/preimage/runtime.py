@@ -21,7 +21,8 @@ def make_fabric(runtime: Runtime) -> Fabric:
     """Fabric for these settings, not launched yet.
 
     Raises:
-        PreimageError: when the accelerator or the number of devices is not there.
+        PreimageError: when the accelerator or the number of devices is not there, or the precision
+            is not for it.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if runtime.devices < 1:
@@ -76,10 +77,19 @@ def is_follower(runtime: Runtime) -> bool:
 
 
 def precision_name(runtime: Runtime) -> str:
-    """What the precision "auto" comes to on this machine, or the one that was asked for."""
+    """What the precision "auto" comes to on this machine, or the one that was asked for.
+
+    Raises:
+        PreimageError: for 16-mixed on a CPU, which would compute in bfloat16 instead.
+    """
+    on_gpu = runtime.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    on_mps = runtime.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+    if runtime.precision == "16-mixed" and not (on_gpu or on_mps):
+        raise PreimageError(
+            "expected a GPU for --precision 16-mixed, found none; take bf16-mixed or 32-true"
+        )
     if runtime.precision != "auto":
         return runtime.precision
-    on_gpu = runtime.accelerator in ("auto", "cuda") and torch.cuda.is_available()
     # emulated bf16, which is slow, counts as supported for PyTorch
     supported = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()

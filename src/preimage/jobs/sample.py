@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ from preimage.files import write_atomic
 from preimage.gallery import grid_png
 from preimage.inversion import Inversion
 from preimage.jobs.invert import GENERATOR_FILE
+from preimage.limits import check_count
+from preimage.room import check_room, free_bytes
 from preimage.run import check_output
 from preimage.runtime import make_fabric
+from preimage.types import ImageSpec
+
+_BYTES = 10
+"""Of a pixel, as it is drawn and as it is written."""
+_CPU = torch.device("cpu")
 
 
 def sample_job(command: Sample) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def sample_job(command: Sample) -> dict[str, Any]:
         DiskError: when the output cannot be written.
     """
     inversion = Inversion.load(_generator_file(Path(command.source)))
-    labels = _labels(command, inversion.classes)
+    labels = _labels(command, inversion.spec, inversion.classes)
     out = Path(command.out)
     if out.suffix not in ("", ".png", ".npz"):
         raise PreimageError(
@@ -62,9 +70,9 @@ def _generator_file(source: Path) -> Path:
     return source / GENERATOR_FILE if source.is_dir() else source
 
 
-def _labels(command: Sample, classes: int) -> Tensor:
-    if command.count < 1:
-        raise PreimageError(f"expected at least 1 image, found --count {command.count}; raise it")
+def _labels(command: Sample, spec: ImageSpec, classes: int) -> Tensor:
+    check_count(command.count)
+    check_room(_BYTES * math.prod(spec.shape), command.count, spec, free_bytes(_CPU), "--count")
     check_labels(command.label, classes)
     chosen = torch.tensor(command.label or range(classes), dtype=torch.int64)
     # by class, so that a grid shows one class after the other
