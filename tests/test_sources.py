@@ -170,6 +170,22 @@ def test_archives_that_do_not_fit_are_told(network, tmp_path):
         load_classifier(str(tmp_path / "absent.pt2"))
 
 
+class WithFeatures(torch.nn.Module):
+    """Returns its features before its logits."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return images.flatten(1), self.inner(images)
+
+
+def test_an_archive_of_several_outputs_is_refused(network, tmp_path):
+    with pytest.raises(PreimageError, match=r"logits .* alone, found one of 2 outputs"):
+        load_classifier(export(WithFeatures(network), tmp_path / "m.pt2"))
+
+
 def test_code_in_an_archive_is_refused_and_not_run(network, tmp_path):
     original, changed = tmp_path / "m.pt2", tmp_path / "bad.pt2"
     export(network, original)

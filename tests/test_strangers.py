@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
+import preimage
 import tiny
 from preimage.classifier import Classifier, frozen
-from preimage.config import GeneratorConfig, InvertConfig, Runtime
+from preimage.config import GeneratorConfig, HardenConfig, InvertConfig, Runtime, TrainConfig
 from preimage.errors import PreimageError
 from preimage.loop import batch_room, held_out_labels, invert
 from preimage.ood import Detector
+from preimage.ood.hardening import harden
 from preimage.ood.heads import with_garbage
 from preimage.tensors import pack, unpack
 from preimage.terms.repulsion import composition, separation
@@ -256,3 +259,31 @@ def test_weights_without_values_are_told():
     for network in (lazy, meta):
         with pytest.raises(PreimageError, match=r"expected weights with values.*'1\.weight'"):
             wrapped(network)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("mnist", {}, "found 'mnist'; load one by its name with load_classifier"),
+        (tiny.build(), {"image": (8, 8)}, r"\(channels, height, width\), found \(8, 8\)"),
+        (tiny.build(), {"image": (1, 8, 8), "mean": 0.5}, r"give mean=\(0\.5,\)"),
+    ],
+)
+def test_what_python_is_given_wrongly_is_told(model, options, said):
+    with pytest.raises(PreimageError, match=said):
+        invert(model, SHORT, **options)
+
+
+def test_numbers_of_a_normalisation_come_in_any_row():
+    for row in ([0.5], (0.5,), torch.tensor([0.5]), np.array([0.5])):
+        assert wrapped(tiny.build(), mean=row).mean.item() == 0.5
+
+
+def test_settings_in_python_are_checked_as_on_the_command_line(tmp_path):
+    data = preimage.load(tiny.write_npz(tmp_path / "bands.npz"), "train")
+    with pytest.raises(PreimageError, match="--epochs of at least 1, found 0"):
+        preimage.train(data, TrainConfig(epochs=0))
+    with pytest.raises(PreimageError, match="--batch of at least 2, found 1"):
+        harden(data, training=TrainConfig(batch=1))
+    with pytest.raises(PreimageError, match="--noise of at least 1, found 0"):
+        harden(data, HardenConfig(noise=0))

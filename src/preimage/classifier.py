@@ -6,7 +6,7 @@ It never changes a weight or a buffer and leaves no hook behind, not even after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol, cast, runtime_checkable
 
@@ -354,6 +354,11 @@ def _are_probabilities(answers: Tensor) -> bool:
 def _per_channel(
     values: Sequence[float] | None, spec: ImageSpec, what: str, default: float
 ) -> Tensor:
+    if values is not None and not isinstance(values, Iterable):
+        raise PreimageError(
+            f"expected values of {what} in a tuple, one a channel, found {values}; give "
+            f"{what}=({values},)"
+        )
     numbers = [default] * spec.channels if values is None else [float(v) for v in values]
     if len(numbers) == 1:
         numbers *= spec.channels

@@ -62,7 +62,7 @@ def load_exported(
 
     Raises:
         PreimageError: when the file is missing, damaged, holds pickled objects, has a fixed batch
-            size, or is not a function of one batch of images.
+            size, or is not a function from one batch of images to logits alone.
     """
     _check_archive(path)
     try:
@@ -74,6 +74,7 @@ def load_exported(
             f"({type(error).__name__}); export it again with this version of PyTorch"
         ) from error
     shape = _input_shape(program, path)
+    _check_outputs(program, path)
     return Exported(program.module(), feature_node), shape
 
 
@@ -139,6 +140,16 @@ def _input_shape(program: Any, path: Path) -> tuple[int, int, int]:
         )
     channels, height, width = (int(n) for n in image)
     return channels, height, width
+
+
+def _check_outputs(program: Any, path: Path) -> None:
+    """Refuse several outputs, of which the first need not be the class scores."""
+    count = len(program.graph_signature.user_outputs)
+    if count != 1:
+        raise PreimageError(
+            f"expected a program that returns logits (B, K) alone, found one of {count} outputs in "
+            f"'{path}'; wrap the network so that it returns these, and export it again"
+        )
 
 
 def _with_features(program: GraphModule, feature_node: str | None) -> GraphModule:

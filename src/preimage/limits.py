@@ -107,7 +107,7 @@ def check_train(config: TrainConfig) -> None:
     )
 
 
-def check_harden(config: HardenConfig, tpr: float) -> None:
+def check_harden(config: HardenConfig) -> None:
     """Refuse a hardening whose settings are out of range.
 
     Raises:
@@ -131,7 +131,6 @@ def check_harden(config: HardenConfig, tpr: float) -> None:
             "patience": (0, math.inf),
         },
     )
-    check_tpr(tpr)
 
 
 def check_tpr(tpr: float | None) -> None:

@@ -388,13 +388,17 @@ def _as_classifier(
                 "the network anew with it, or leave it out"
             )
         return model
+    if not isinstance(model, nn.Module):
+        raise PreimageError(
+            f"expected a Classifier or a torch module, found {str(model)[:100]!r}; load one by its "
+            "name with load_classifier"
+        )
     if image is None:
         raise PreimageError(
             "expected the image shape of a plain module, found none; pass "
             "image=(channels, height, width)"
         )
-    spec = image if isinstance(image, ImageSpec) else ImageSpec(*image)
-    return Classifier(model, spec, mean=mean, std=std, feature_layer=feature_layer)
+    return Classifier(model, ImageSpec.of(image), mean=mean, std=std, feature_layer=feature_layer)
 
 
 def _check_settings(config: InvertConfig, processes: int) -> None:

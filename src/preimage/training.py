@@ -21,6 +21,7 @@ from preimage.data import ImageSet
 from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
 from preimage.fitting import prepare, private
+from preimage.limits import check_train
 from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
 from preimage.zoo.architectures import build
 
@@ -60,9 +61,10 @@ def train(
 
     Raises:
         PreimageError: for an unknown architecture, a problem that is too small, or settings that
-            do not fit the architecture.
+            are out of range or do not fit the architecture.
         DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
     """
+    check_train(config)
     fabric = make_fabric(one_device(runtime or Runtime()))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

@@ -6,8 +6,11 @@ normalisation is the business of :class:`preimage.classifier.Classifier` alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from preimage.errors import PreimageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +28,22 @@ class ImageSpec:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return (self.channels, self.height, self.width)
+
+    @classmethod
+    def of(cls, image: ImageSpec | Sequence[int]) -> ImageSpec:
+        """The shape that a user gave as three numbers, or as it is.
+
+        Raises:
+            PreimageError: for another count of numbers.
+        """
+        if isinstance(image, ImageSpec):
+            return image
+        if len(image) != 3:
+            raise PreimageError(
+                f"expected image=(channels, height, width), found {tuple(image)}; give three "
+                "numbers"
+            )
+        return cls(*image)
 
     def __str__(self) -> str:
         return f"{self.channels}x{self.height}x{self.width}"

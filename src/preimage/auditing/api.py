@@ -45,7 +45,7 @@ def audit(
     classes: int | None = None,
     data: str | Path | None = None,
     heldout: str | Path | None = None,
-    ood: Sequence[str | Path] = (),
+    ood: str | Path | Sequence[str | Path] = (),
     evaluator: str | None = None,
     budget: str = "5m",
     seed: int = 0,
@@ -70,7 +70,7 @@ def audit(
         classes: class count of a torchvision or timm network, where it is not the library's own.
         data: data set that the model was trained for; see :func:`preimage.load`.
         heldout: other data of the same kind, in place of the test split.
-        ood: data sets of anything else.
+        ood: data sets of anything else, or one.
         evaluator: name of an independent classifier of the same classes.
         budget: time for all of it, such as 90s, 5m or 2h.
         seed: everything random follows from it.
@@ -88,7 +88,7 @@ def audit(
     asked = ModelConfig(
         name,
         checkpoint=None if checkpoint is None else str(checkpoint),
-        image=_shape(image),
+        image=None if image is None else ImageSpec.of(image).shape,
         mean=_numbers(mean),
         std=_numbers(std),
         classes=classes,
@@ -101,7 +101,7 @@ def audit(
         config,
         data=None if data is None else str(data),
         heldout=None if heldout is None else str(heldout),
-        ood=tuple(map(str, ood)),
+        ood=(str(ood),) if isinstance(ood, str | Path) else tuple(map(str, ood)),
         evaluator=evaluator,
         budget=budget,
         seed=seed,
@@ -142,17 +142,6 @@ def _refuse(beside: str, advice: str, **settings: Any) -> None:
     for name, value in settings.items():
         if value is not None:
             raise PreimageError(f"expected no {name} beside {beside}, found {value}; {advice}")
-
-
-def _shape(image: Sequence[int] | None) -> tuple[int, int, int] | None:
-    if image is None:
-        return None
-    if len(image) != 3:
-        raise PreimageError(
-            f"expected image=(channels, height, width), found {tuple(image)}; give three numbers"
-        )
-    channels, height, width = image
-    return channels, height, width
 
 
 def _listed(names: Sequence[str] | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ KINDS: list[Kind] = [
 
 
 def load(
-    source: str,
+    source: str | Path,
     split: str = "test",
     *,
     spec: ImageSpec | None = None,
@@ -60,6 +61,7 @@ def load(
         )
     if spec is not None:
         check_spec(spec)
+    source = os.fspath(source)
     images = read_cached(_find(source), Request(split, spec, labelled, lenient))
     if labelled and images.split == WHOLE != split:
         warnings.warn(

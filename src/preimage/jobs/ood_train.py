@@ -16,7 +16,7 @@ from preimage.digest import classifier_digest, images_digests
 from preimage.files import text_bytes
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
-from preimage.limits import check_harden, check_train
+from preimage.limits import check_harden, check_tpr, check_train
 from preimage.losses import imported_terms
 from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratch, Recipe
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
@@ -47,7 +47,8 @@ def ood_train_job(command: OodTrain, report: Reporter | None = None) -> tuple[di
     """
     report = report or Silent()
     check_train(train_config(command))
-    check_harden(command.harden, command.tpr)
+    check_harden(command.harden)
+    check_tpr(command.tpr)
     given = _given(command, report)
     training = _training(command, len(given.data))
     name = Path(command.dataset).stem or command.dataset

@@ -20,6 +20,7 @@ from preimage.config import Fitting, HardenConfig, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
+from preimage.limits import check_harden, check_train
 from preimage.ood.exclusion import Known
 from preimage.ood.guard import AccuracyGuard
 from preimage.ood.heads import GARBAGE, with_garbage
@@ -119,6 +120,8 @@ def harden(
         DivergedError: when a loss becomes NaN; the last epoch's state stays saved.
     """
     config, training = config or HardenConfig(), training or TrainConfig()
+    check_harden(config)
+    check_train(training)
     if training.fitting != Fitting():
         raise PreimageError(
             "expected a training without settings of its own for fitting, found some; hardening "
