@@ -106,6 +106,11 @@ def test_a_detector_file_is_told_by_its_content_and_its_data_by_the_run_that_it_
         assert [r["auroc"] for r in there] == [r["auroc"] for r in inside["records"]]
 
 
+def test_a_name_that_is_none_is_told_before_its_data_are_asked_for(capsys):
+    status, _, err = run(capsys, "ood", "eval", "mnits")
+    assert status == 2 and "did you mean 'mnist'" in " ".join(err.split())
+
+
 def test_a_classifier_in_a_file_named_as_detectors_are_is_measured_as_one(capsys, shared):
     Path("c").mkdir()
     shutil.copy(shared / "plain" / CLASSIFIER_FILE, Path("c", DETECTOR_FILE))

@@ -206,6 +206,27 @@ def test_code_in_an_archive_is_refused_and_not_run(network, tmp_path):
         load_classifier(str(original))
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (ModelConfig("torchvision:fasterrcnn_resnet50_fpn"), "which is for another task"),
+        (ModelConfig("torchvision:fcn_resnet50", classes=3), "which is for another task"),
+        (ModelConfig("torchvision:resnet18", classes=-3), "--classes of at least 2, found -3"),
+        (ModelConfig("torchvision:resnet19"), "that torchvision knows"),
+    ],
+)
+def test_what_torchvision_has_no_classifier_for_is_told_and_nothing_is_fetched(
+    config, said, monkeypatch, tmp_path
+):
+    pytest.importorskip("torchvision")
+    fetched = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **_: fetched.append(a))
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(PreimageError, match=said):
+        load_classifier(replace(config, checkpoint=str(tmp_path / "w.safetensors")))
+    assert fetched == []
+
+
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_libraries_by_name(library, tmp_path):
     module = pytest.importorskip(library)

@@ -52,6 +52,15 @@ def load_classifier(config: ModelConfig | str) -> Classifier:
     return _loader(config.model)(config)
 
 
+def check_name(model: str) -> None:
+    """Refuse a name that no kind of source has, and load nothing.
+
+    Raises:
+        PreimageError: for such a name.
+    """
+    _loader(model)
+
+
 def _loader(model: str) -> Loader:
     if model in zoo.bundled():
         return _bundled
@@ -142,10 +151,21 @@ def _built_by(factory: Callable[[], Any], config: ModelConfig) -> Classifier:
 def _torchvision(config: ModelConfig) -> Classifier:
     """torchvision:NAME, weights from the checkpoint; ImageNet's normalisation by default."""
     models = _optional("torchvision.models", "torchvision")
+    _check_classifies(models, config.model)
     network = _of_library(models.get_model, config, "torchvision", num_classes=config.classes)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     image = config.image or (3, 224, 224)
     return _finish(network, config, image, config.mean or mean, config.std or std)
+
+
+def _check_classifies(models: ModuleType, model: str) -> None:
+    """Refuse torchvision's other models, which would also fetch weights of their backbones."""
+    name = model.partition(":")[2]
+    if name in models.list_models() and name not in models.list_models(module=models):
+        raise PreimageError(
+            f"expected a classifier out of torchvision, found '{name}', which is for another task; "
+            "name one out of torchvision.models itself"
+        )
 
 
 def _timm(config: ModelConfig) -> Classifier:
@@ -168,6 +188,10 @@ def _of_library(
         raise PreimageError(
             f"expected weights for '{config.model}', found none; give a checkpoint file with "
             "--checkpoint"
+        )
+    if config.classes is not None and config.classes < 2:
+        raise PreimageError(
+            f"expected --classes of at least 2, found {config.classes}; give the number of outputs"
         )
     name = config.model.partition(":")[2]
     given = {key: value for key, value in options.items() if value is not None}
@@ -200,7 +224,7 @@ def _finish(
     if image is None:
         raise PreimageError(
             f"expected the image shape of '{config.model}', found none; give it as "
-            "--image CHANNELS HEIGHT WIDTH"
+            "--image CHANNELS HEIGHT WIDTH, or let it return a preimage.Classifier, which has one"
         )
     if isinstance(config, WithWeights):
         network = copy.deepcopy(network)  # a factory may give out the same one again

@@ -44,7 +44,7 @@ from preimage.pages import histogram
 from preimage.run import RunFolder, folder_name
 from preimage.settings import CODE, IMAGES, WEIGHTS
 from preimage.source_code import code_digests
-from preimage.sources import load_classifier
+from preimage.sources import check_name, load_classifier
 from preimage.training import accuracy_on
 
 PAGE_FILE = "ood.html"
@@ -193,6 +193,7 @@ def _own_data(model: str) -> str:
     run = _run_of(path) if is_detector(path) else None
     if run is not None:
         return str(run.settings["config"]["dataset"])
+    check_name(model)
     raise PreimageError(
         f"expected the data set that '{model}' was trained for, found none; give it with --id"
     )

@@ -9,7 +9,7 @@ Larger scores mean more out-of-distribution, as in pytorch-ood.
 
 from __future__ import annotations
 
-from preimage.ood.detector import Detector
+from preimage.ood.detector import Detector, FromModel, FromScratch
 from preimage.ood.hardening import Hardened, harden
 
-__all__ = ["Detector", "Hardened", "harden"]
+__all__ = ["Detector", "FromModel", "FromScratch", "Hardened", "harden"]
