@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -239,6 +240,24 @@ def test_a_classifier_without_batch_norm_can_be_inverted_and_it_is_said(classifi
         inversion = invert(classifier, config, runtime=CPU)
     assert inversion.checks[-1].accuracy > 0.9
     assert inversion.checks[-1].shares["batch-norm"] == 0 < inversion.checks[-1].shares["ce"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"alpha": 0.0, "beta": 0.0}, True),
+        ({"alpha": 0.0, "beta": 0.0, "terms": ("separation=1",)}, True),
+        ({"alpha": 0.0, "beta": 0.0, "terms": ("sureness=1",)}, False),
+        ({"alpha": 0.0}, False),
+    ],
+)
+def test_settings_that_ask_for_no_class_are_told_of(classifier, changes, said):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        invert(classifier, settings(steps=1, **changes), runtime=CPU)
+    assert (
+        any("no term asks for images of the wanted class" in str(w.message) for w in found) is said
+    )
 
 
 def test_wrong_use_is_told(classifier, tmp_path):

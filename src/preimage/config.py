@@ -277,14 +277,15 @@ class ReconstructConfig:
     start: Literal["weights", "noise"] = "weights"
     """weights first takes images out of a dense first layer's weights, noise looks for all."""
     images: int = 200
-    """Images to look for, spread evenly over the classes."""
+    """Images to look for, spread evenly over the classes; at least 2."""
     steps: int = 2000
+    """Steps of the search; at least 1."""
     lr: float | None = None
     """Peak learning rate of Adam; None is 0.03 for pixels and 0.002 for a generator."""
     epsilon: float = 0.03
-    """Size of the perturbations that an image must bear, in units of pixels."""
+    """Size of the perturbations that an image must bear, in units of pixels, from 0 to 1."""
     sharpness: float = 100.0
-    """Of the smooth step that stands for a ReLU's derivative."""
+    """Of the smooth step that stands for a ReLU's derivative, above 0; larger is steeper."""
     kl: float = 0.02
     """Say of the KL divergence to a soft target."""
     ce: float = 0.05

@@ -34,6 +34,10 @@ _NO_PRIOR = (
     "the classifier shows no batch norm, so nothing ties the inversions to its training data: the "
     "term batch-norm is 0, and separation acts on pixels alone"
 )
+_NO_CLASS = (
+    "no term asks for images of the wanted class, so the generator need not make any; add "
+    "sureness=1 to --terms, or raise --beta"
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,13 @@ def invert(
     """
     config = config or PRESETS["natural"]
     classifier = _as_classifier(model, image, mean, std, feature_layer)
-    objective = objective or default_objective(config)
     fabric = make_fabric(runtime or Runtime())
     fabric.launch()
     _check_settings(config, fabric.world_size)
+    if objective is None:
+        objective = default_objective(config)
+        if not _asks_for_class(config):
+            warnings.warn(_NO_CLASS, stacklevel=2)
     if objective.reads_layers and not classifier.batch_norms():
         warnings.warn(_NO_PRIOR, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
@@ -399,6 +406,12 @@ def _as_classifier(
             "image=(channels, height, width)"
         )
     return Classifier(model, ImageSpec.of(image), mean=mean, std=std, feature_layer=feature_layer)
+
+
+def _asks_for_class(config: InvertConfig) -> bool:
+    """Whether a term of the loss does; one of a user's own may."""
+    names = (term.partition("=")[0] for term in config.terms)
+    return bool(config.alpha or config.beta) or any(n == "sureness" or ":" in n for n in names)
 
 
 def _check_settings(config: InvertConfig, processes: int) -> None:

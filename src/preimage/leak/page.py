@@ -38,7 +38,8 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
         },
         notes=[
             f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
-            "image counts as recovered, and each only once.",
+            "image counts as recovered, and each only once. The sentence at the top counts "
+            "reconstructions, of which several may resemble the same image.",
             f"{record['images_each']} training and as many held-out images were compared. The "
             "p-value is the share of random divisions of all of them that differ as much.",
             "The reconstructions' nearest similarities to both groups differ by "
