@@ -100,7 +100,7 @@ def test_a_network_on_another_device_is_wrapped_there(monkeypatch):
         return True
 
     monkeypatch.setattr(torch, "equal", equal)
-    for check in ("_check_weights", "_check_answer"):
+    for check in ("check_weights", "check_answer"):
         monkeypatch.setattr(f"preimage.classifier.{check}", lambda _: None)
     classifier = Classifier(Net().to("meta"), SPEC, mean=[0.5], std=[0.5])
     assert classifier.mean.device.type == classifier.std.device.type == "meta"

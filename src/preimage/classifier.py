@@ -6,22 +6,18 @@ It never changes a weight or a buffer and leaves no hook behind, not even after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from preimage.checks import check_answer, check_weights, error_line, runs
 from preimage.errors import PreimageError
 from preimage.types import ImageSpec, Layer, Prediction
 from preimage.zoo.architectures import check_problem
-
-_LAZY = (UninitializedParameter, UninitializedBuffer)
-_ROUNDING = 5e-3
-"""How far from 1 the probabilities of a softmax in half precision may sum up to."""
 
 
 @runtime_checkable
@@ -71,7 +67,7 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         check_problem(spec, classes=2)  # the true number shows in the first answer
-        _check_weights(network)
+        check_weights(network)
         self.network = network
         self.spec = spec
         self.name = name
@@ -182,15 +178,15 @@ class Classifier(nn.Module):
             raise
         except AttributeError as error:
             raise PreimageError(
-                f"expected a classifier that runs on images {self.spec}, found: {_line(error)}; "
-                "check the feature layer's name and the classifier's code"
+                f"expected a classifier that runs on images {self.spec}, found: "
+                f"{error_line(error)}; check the feature layer's name and the classifier's code"
             ) from error
         except Exception as error:
             raise PreimageError(
                 f"expected a classifier that runs on 2 images of {self.spec}, found: "
-                f"{_line(error)}; check the image size and channels (--image)"
+                f"{error_line(error)}; check the image size and channels (--image)"
             ) from error
-        _check_answer(answer)
+        check_answer(answer)
         return answer
 
 
@@ -247,7 +243,7 @@ def float32_weights(classifier: Classifier) -> Iterator[None]:
     }
     try:
         _cast(classifier, dict.fromkeys(halves, torch.float32))
-        if halves and not _runs(classifier):
+        if halves and not runs(classifier):
             _cast(classifier, halves)
         yield
     finally:
@@ -259,28 +255,6 @@ def _cast(classifier: Classifier, numbers: Mapping[Tensor, torch.dtype]) -> None
     for tensor, number in numbers.items():
         tensor.data = tensor.data.to(number)
     classifier._number = _number(classifier.network)
-
-
-def _does_not_run(classifier: Classifier, count: int, error: Exception) -> PreimageError:
-    if _runs(classifier, count):
-        return PreimageError(
-            f"expected a classifier that runs in mixed precision, found: {_line(error)}; give "
-            "--precision 32-true"
-        )
-    return PreimageError(
-        f"expected a classifier that takes any number of images, found with {count}: "
-        f"{_line(error)}; take fixed numbers out of its forward"
-    )
-
-
-def _runs(classifier: Classifier, count: int = 2) -> bool:
-    images = torch.zeros(count, *classifier.spec.shape, device=classifier.mean.device)
-    try:
-        with torch.no_grad():
-            classifier(images)
-    except Exception:  # whatever the network's own code raises
-        return False
-    return True
 
 
 @contextmanager
@@ -307,48 +281,6 @@ def _number(network: nn.Module) -> torch.dtype:
     """What the network's weights are, which its inputs must be too; float32 where it has none."""
     floating = (p.dtype for p in network.parameters() if p.dtype.is_floating_point)
     return next(floating, torch.float32)
-
-
-def _check_weights(network: nn.Module) -> None:
-    for kind, tensors in (
-        ("weight", network.named_parameters()),
-        ("buffer", network.named_buffers()),
-    ):
-        for name, tensor in tensors:
-            if isinstance(tensor, _LAZY) or tensor.is_meta:
-                raise PreimageError(
-                    f"expected weights with values, found none yet in the {kind} '{name}'; run a "
-                    "lazy network once, and load the weights of one made on the meta device"
-                )
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise PreimageError(
-                    f"expected finite weights, found NaN or infinity in the {kind} '{name}'; "
-                    "load a checkpoint from before the training diverged"
-                )
-
-
-def _check_answer(answer: Prediction) -> None:
-    shape = tuple(answer.logits.shape)
-    if len(shape) != 2 or shape[0] != 2:
-        raise PreimageError(
-            f"expected logits of shape (2, K) for 2 images, found {shape}; wrap the network so "
-            "that it returns one row of class scores per image"
-        )
-    if not bool(torch.isfinite(answer.logits).all()):
-        raise PreimageError(
-            "expected finite logits, found NaN or infinity on random images in [0, 1]; "
-            "check the normalisation (--mean, --std) and the weights"
-        )
-    if _are_probabilities(answer.logits):
-        raise PreimageError(
-            "expected logits, found probabilities (rows above 0 that sum to 1), by which no "
-            "class would ever be sure; leave the network's last softmax out"
-        )
-
-
-def _are_probabilities(answers: Tensor) -> bool:
-    sums_to_one = ((answers.sum(1) - 1).abs() < _ROUNDING).all()
-    return answers.shape[1] > 1 and bool((answers > 0).all() and sums_to_one)
 
 
 def _per_channel(
@@ -410,37 +342,3 @@ def _last_linear(network: nn.Module, inputs: Tensor) -> str:
             f"{type(network).__name__}; name the layer whose input to use with --feature-layer"
         )
     return order[-1][0]
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def check_gradient(
-    classifier: Classifier, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-) -> None:
-    """Refuse a classifier that no image could be found for, before any step.
-
-    Args:
-        classifier: on the device that it is to run on.
-        autocast: makes the context that it is to run in.
-
-    Raises:
-        PreimageError: for one that does not run in this precision, or on other numbers of images
-            than the two that it was met with, or has no gradient at its input.
-    """
-    images = torch.full((3, *classifier.spec.shape), 0.5, device=classifier.mean.device)
-    try:
-        with autocast():
-            logits = classifier(images.requires_grad_()).logits
-    except PreimageError:
-        raise
-    except Exception as error:  # whatever the network's own code raises
-        raise _does_not_run(classifier, len(images), error) from error
-    if not logits.requires_grad:
-        raise PreimageError(
-            f"expected a classifier with a gradient at its input, found none in "
-            f"'{classifier.name}'; take torch.no_grad, detach and the like out of its forward"
-        )

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from preimage.augment import apply_changes, draw_changes
 from preimage.checkpoint import Checkpointer
-from preimage.classifier import Classifier, check_gradient, frozen
+from preimage.checks import check_gradient
+from preimage.classifier import Classifier, frozen
 from preimage.config import PRESETS, InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
 from preimage.distributed import gather, share_batch_norm

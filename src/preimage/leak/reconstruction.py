@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from preimage.checkpoint import Checkpointer
-from preimage.classifier import Classifier, check_gradient, float32_weights, frozen
+from preimage.checks import check_gradient
+from preimage.classifier import Classifier, float32_weights, frozen
 from preimage.conditioning import make_scheme
 from preimage.config import ReconstructConfig, Runtime
 from preimage.drawing import balanced_labels
