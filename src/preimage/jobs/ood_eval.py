@@ -27,7 +27,7 @@ from preimage.jobs.ood_sets import (
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_tpr
 from preimage.ood.baselines import UNFITTED, Fitted, fit_baselines
-from preimage.ood.detector import Detector, FromModel, is_detector
+from preimage.ood.detector import Detector, is_detector
 from preimage.ood.eval_page import SHARES, View, evaluation_page, mistakes
 from preimage.ood.evaluation import (
     OURS,
@@ -38,6 +38,7 @@ from preimage.ood.evaluation import (
     Method,
     shared_note,
 )
+from preimage.ood.recipe import FromModel
 from preimage.ood.synthetic import synthetic_names
 from preimage.ood.threshold import TPR
 from preimage.pages import histogram

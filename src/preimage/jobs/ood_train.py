@@ -18,9 +18,10 @@ from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
 from preimage.limits import check_harden, check_tpr, check_train
 from preimage.losses import imported_terms
-from preimage.ood.detector import DETECTOR_FILE, Detector, FromModel, FromScratch, Recipe
+from preimage.ood.detector import DETECTOR_FILE, Detector
 from preimage.ood.hardening import Hardened, HardenEpoch, harden
 from preimage.ood.page import pool_page
+from preimage.ood.recipe import FromModel, FromScratch, Recipe
 from preimage.run import RunFolder, folder_name
 from preimage.runtime import make_fabric, precision_name
 from preimage.settings import CODE, IMAGES, PRECISION, WEIGHTS

@@ -9,7 +9,8 @@ Larger scores mean more out-of-distribution, as in pytorch-ood.
 
 from __future__ import annotations
 
-from preimage.ood.detector import Detector, FromModel, FromScratch
+from preimage.ood.detector import Detector
 from preimage.ood.hardening import Hardened, harden
+from preimage.ood.recipe import FromModel, FromScratch
 
 __all__ = ["Detector", "FromModel", "FromScratch", "Hardened", "harden"]

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from preimage.classifier import Classifier
-from preimage.config import ModelConfig
 from preimage.data import ImageSet
 from preimage.drawing import chunks
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.limits import check_tpr
 from preimage.ood.gauge import Gauge, measures
-from preimage.ood.heads import GARBAGE, Mode, known_weights, with_garbage
 from preimage.ood.layers import LayerDistance, Look, look, together
 from preimage.ood.nearness import Nearness
+from preimage.ood.recipe import Recipe, recipe_from, recipe_values
 from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import TPR, HeldOut
 from preimage.runtime import stream
@@ -42,92 +40,6 @@ _ROUNDING = 1e-3
 """How far beyond [0, 1] a pixel may lie: resizing leaves such traces."""
 _NETWORK, _LAYERS, _NEARNESS, _HELD_OUT = "network.", "layers.", "nearness.", "held_out."
 _SCORES, _FILMS = "scores.", "films"
-
-
-class Recipe(Protocol):
-    """How to build the network of a detector again, before its weights are loaded."""
-
-    @property
-    def kind(self) -> str:
-        """What tells the recipes of a detector file apart."""
-
-    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
-        """The classifier with its garbage class, before `weights`, the network's, are loaded."""
-
-
-@dataclass(frozen=True)
-class FromScratch:
-    """A reference architecture with one class more."""
-
-    arch: str
-    width: int | None
-    image: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    """Of the n classes, without garbage."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    kind: str = "scratch"
-
-    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
-        """See :class:`Recipe`."""
-        return self._of((*self.class_names, GARBAGE))
-
-    def plain(self) -> Classifier:
-        """The same without garbage, weights as they come."""
-        return self._of(self.class_names)
-
-    def _of(self, class_names: tuple[str, ...]) -> Classifier:
-        from preimage.zoo.architectures import build
-
-        spec = ImageSpec(*self.image)
-        network = build(self.arch, spec, len(class_names), self.width)
-        return Classifier(
-            network.to(memory_format=torch.channels_last).eval(),
-            spec,
-            mean=self.mean,
-            std=self.std,
-            class_names=class_names,
-            arch=self.arch,
-        )
-
-
-@dataclass(frozen=True)
-class FromModel:
-    """A classifier that has a name of its own, with a garbage class added."""
-
-    model: ModelConfig
-    head: Mode
-    kind: str = "model"
-    reference: FromScratch | None = None
-    """Of a classifier that `preimage train` made, how to build it where its run folder is not."""
-    class_names: tuple[str, ...] | None = None
-    """Of the n classes, where the settings gave them and not the model: a file that they came from
-    may be gone."""
-
-    def build(self, weights: Mapping[str, Tensor]) -> Classifier:
-        """See :class:`Recipe`.
-
-        Raises:
-            PreimageError: where the code, or the archive, that builds the network is not at hand.
-        """
-        start = self._start(weights) if self.reference is None else self.reference.plain()
-        if self.class_names is not None:
-            start.class_names = self.class_names
-        return with_garbage(start, self.head)
-
-    def _start(self, weights: Mapping[str, Tensor]) -> Classifier:
-        from preimage.sources import WithWeights, load_classifier
-
-        # with first weights a deep network may give answers that are not finite
-        known = known_weights(weights, self.head)
-        config = WithWeights(**{**vars(self.model), "checkpoint": None}, weights=known)
-        try:
-            return load_classifier(config)
-        except PreimageError as error:
-            raise PreimageError(
-                f"expected '{self.model.model}' to build the detector's network by, of which the "
-                f"detector file holds the weights alone, found that it cannot be loaded: {error}"
-            ) from error
 
 
 class Detector:
@@ -351,7 +263,7 @@ class Detector:
             )
         header = {
             "format": FORMAT,
-            "recipe": json.dumps(_values(self.recipe)),
+            "recipe": json.dumps(recipe_values(self.recipe)),
             "score": self.score,
             "thresholds": json.dumps(self.thresholds),
             "gauge": json.dumps(self._fitted()),
@@ -382,7 +294,7 @@ class Detector:
         kind = ("detector", "check the path, or finish `preimage ood train`")
         header, state = unpack(file, FORMAT, *kind)
         with understood(file, *kind):
-            recipe = _recipe(json.loads(header["recipe"]))
+            recipe = recipe_from(json.loads(header["recipe"]))
         weights = below(_NETWORK, state)
         with torch.random.fork_rng():  # first weights are drawn, and then replaced
             classifier = recipe.build(weights)
@@ -462,34 +374,3 @@ def _of_classes(images: Tensor, labels: Any = None, *_: Any) -> Tensor:
 
 def _shuffled(count: int) -> Tensor:
     return torch.randperm(count, generator=stream("detector", count))
-
-
-def _values(recipe: Recipe) -> dict[str, Any]:
-    """For :func:`_recipe`; of one that was read from an older file as they were there."""
-    values = asdict(recipe)  # type: ignore[call-overload]
-    if "model" in values:
-        values["model"] = _without(values["model"], "class_names")
-    return _without(values, "reference", "class_names")
-
-
-def _without(values: dict[str, Any], *later: str) -> dict[str, Any]:
-    """What says nothing of settings that came later, where they are not in use."""
-    return {name: v for name, v in values.items() if name not in later or v is not None}
-
-
-def _recipe(values: dict[str, Any]) -> FromScratch | FromModel:
-    kind = values.pop("kind")
-    if kind == FromModel.kind:
-        reference, names = values.get("reference"), values.get("class_names")
-        return FromModel(
-            ModelConfig(**_tuples(values["model"])),
-            values["head"],
-            reference=reference and FromScratch(**_tuples(reference)),
-            class_names=names and tuple(names),
-        )
-    return FromScratch(**_tuples(values))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
