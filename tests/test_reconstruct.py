@@ -20,13 +20,11 @@ from preimage.cli import main
 from preimage.config import ReconstructConfig, Runtime
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
-from preimage.jobs.reconstruct import _logger
 from preimage.jobs.report import Silent
 from preimage.leak.control import pair
 from preimage.leak.matching import similarities
 from preimage.leak.reconstruction import (
     Reconstruction,
-    ReconstructProgress,
     reconstruct,
     step_seconds,
 )
@@ -404,13 +402,21 @@ def test_two_reconstructions_are_compared(capsys, monkeypatch, data, tmp_path):
     assert status != 0 and "finished run" in err
 
 
-def test_a_killed_command_remembers_how_long_the_weights_took(tmp_path):
-    with RunFolder.create(tmp_path / "run", "reconstruct", {}) as folder:
-        told = _logger(folder, Silent(), time.perf_counter() - 5)
-        told(ReconstructProgress(0, 10, {}, "unmixed"))
-        folder.save_state({"step": 0})
-        start = folder.resume_clock()
-        assert time.perf_counter() - start >= 5
+def test_a_killed_command_remembers_how_long_the_weights_took(capsys, monkeypatch, data):
+    def unmix(*_, **__):
+        time.sleep(1)
+        images = torch.rand(4, *SPEC.shape, generator=stream("unmixed"))
+        return SimpleNamespace(images=images, possible=4, certain=4)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preimage.leak.reconstruction, "unmix", unmix)
+        patch.setattr(preimage.leak.reconstruction._Search, "run", tiny.killer())
+        assert run(capsys, *command(data))[0] == 130
+    assert RunFolder.open("run").load_state()["elapsed_seconds"] >= 1
+    status, out, err = run(capsys, *command(data, "--json"))
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["unmixed"] == 4 and result["seconds"] >= 1
 
 
 def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(capsys, monkeypatch, data, tmp_path):

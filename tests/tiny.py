@@ -184,7 +184,7 @@ class ScaledFabrics:
 def killer(**when):
     """A callback that kills what reports to it at progress with these values."""
 
-    def stop(progress):
+    def stop(progress, *_):
         if all(getattr(progress, name) == value for name, value in when.items()):
             raise KeyboardInterrupt
 

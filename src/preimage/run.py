@@ -36,6 +36,7 @@ from preimage.settings import FORMAT, check_equal, check_kind, check_version, re
 _CONFIG, _ENVIRONMENT, _LOG = "config.json", "environment.json", "metrics.jsonl"
 _METRICS, _STATE, _PREVIOUS = "metrics.json", "state.pt", "state.prev.pt"
 _LOCK, _WRITTEN = ".lock", ".written.json"
+_ELAPSED = "elapsed_seconds"
 # the order to remove them in: a kill in between leaves an unfinished run that can go on
 _OWN = (_METRICS, _STATE, _PREVIOUS, _LOG, _ENVIRONMENT, _WRITTEN, _CONFIG)
 
@@ -75,6 +76,7 @@ class RunFolder:
         self.path = path
         self.settings = settings
         self._lock: FileLock | None = None
+        self._start: float | None = None
 
     @classmethod
     def create(
@@ -169,8 +171,11 @@ class RunFolder:
         kept = [json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step]
         write_atomic(self.path / _LOG, "".join(kept).encode())
 
-    def rewind_to_state(self) -> None:
+    def rewind_to_state(self) -> dict[str, Any] | None:
         """Bring the log to the state that the work goes on from.
+
+        Returns:
+            The state, or None where none was saved.
 
         Raises:
             PreimageError: when states are there, and all are damaged.
@@ -178,6 +183,7 @@ class RunFolder:
         """
         state = self.load_state()
         self.rewind(int(state["step"]) if state else 0)
+        return state
 
     def resume_clock(self) -> float:
         """Bring the log to the state, and tell when the run would have begun without a break.
@@ -189,18 +195,24 @@ class RunFolder:
             PreimageError: when states are there, and all are damaged.
             DiskError: when the log cannot be written.
         """
-        self.rewind_to_state()
-        earlier = self.metrics_log()
-        return time.perf_counter() - (earlier[-1]["seconds"] if earlier else 0.0)
+        state, log = self.rewind_to_state() or {}, self.metrics_log()
+        # a state may be of work that logs no step
+        earlier = max(state.get(_ELAPSED, 0.0), log[-1]["seconds"] if log else 0.0)
+        self._start = time.perf_counter() - earlier
+        return self._start
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Keep `state` (tensors and plain values); the one before it is kept as a reserve.
+
+        After :meth:`resume_clock` it also has how long the work has taken so far.
 
         Raises:
             DiskError: when it cannot be written; the state before it stays.
         """
         import torch
 
+        if self._start is not None:
+            state = {**state, _ELAPSED: time.perf_counter() - self._start}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         current = self.path / _STATE

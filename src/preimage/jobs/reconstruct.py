@@ -206,8 +206,6 @@ def _logger(
             return
         seconds = time.perf_counter() - start
         folder.log(step=progress.step, seconds=seconds, **progress.values)
-        if progress.what == "unmixed":
-            return
         note = ", ".join(
             f"{name} {progress.values[name]:.3g}"
             for name in ("ce", "stationarity")

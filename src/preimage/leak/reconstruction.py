@@ -50,9 +50,8 @@ class ReconstructProgress:
     steps: int
     values: dict[str, float]
     """Each term's value when it was last due, without its weight; none before the first step."""
-    what: Literal["steps", "unmixing", "unmixed"] = "steps"
-    """Unmixing the first layer's weights comes before the steps of the search; "unmixed",
-    at step 0, says that it gave images."""
+    what: Literal["steps", "unmixing"] = "steps"
+    """Unmixing the first layer's weights comes before the steps of the search."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,6 @@ def reconstruct(
             if state
             else _known(classifier, config, fabric.device, on_step)
         )
-        if on_step and not state and len(known.images):  # how long that took is to be kept too
-            on_step(ReconstructProgress(0, config.steps, {}, "unmixed"))
         if checkpoint and not state:
             checkpoint.save_state({"step": 0, **_state_of(known)})
         if len(known.images) == config.images:
