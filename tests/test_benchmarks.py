@@ -14,7 +14,7 @@ import tyro
 from preimage.classifier import Classifier, frozen
 from preimage.commands import command_type
 from preimage.config import PRESETS
-from preimage.limits import SAYS, check_harden, check_invert, check_reconstruct
+from preimage.limits import SAYS, check_harden, check_invert, check_reconstruct, check_tpr
 from preimage.records import read_records
 from preimage.runtime import stream
 from preimage.terms.prior import batch_norm
@@ -142,7 +142,8 @@ def test_every_variant_of_hardening_is_a_command_and_no_two_are_the_same():
     configs = []
     for arguments in OOD_VARIANTS.values():
         command = parsed(["ood", "train", "mnist", *arguments]).action
-        check_harden(command.harden, command.tpr)
+        check_harden(command.harden)
+        check_tpr(command.tpr)
         configs.append((command.harden, command.epochs))
     assert len(set(configs)) == len(OOD_VARIANTS)
 
