@@ -166,7 +166,7 @@ def test_more_memory_than_any_machine_has(refused, shared, monkeypatch):
     assert "no room for 2400000000000000 bytes" in refused(
         "invert", "tiny:build", "--image", "3", "10000000", "10000000"
     )
-    training = tiny.train_arguments(shared / "bands.npz", "run", "--width", "10000000000000")
+    training = tiny.train_arguments(shared / "bands.npz", "run", "--width", "2000000000")
     assert "expected enough memory" in refused(*training)
 
     def full(*_, **__):

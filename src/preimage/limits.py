@@ -189,15 +189,12 @@ def check_reconstruct(config: ReconstructConfig) -> None:
 def _check(values: Mapping[str, float | int | None], ranges: Mapping[str, Range]) -> None:
     for name, (least, most) in ranges.items():
         value = values[name]
-        if most == math.inf and isinstance(value, int):
-            most = _MANY
-        if value is None or (least <= value <= most and value != math.inf):
+        bound = _MANY if most == math.inf and isinstance(value, int) else most
+        if value is None or (least <= value <= bound and value != math.inf):
             continue
-        if value < least:
-            most = math.inf
+        wanted = _within(least, most if value < least else bound)
         raise PreimageError(
-            f"expected --{name.replace('_', '-')} {_within(least, most)}, found "
-            f"{str(value)[:30]}; change it"
+            f"expected --{name.replace('_', '-')} {wanted}, found {str(value)[:30]}; change it"
         )
 
 
