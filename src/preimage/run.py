@@ -256,7 +256,7 @@ class RunFolder:
         """
         if not _is_name(name):
             raise ValueError(f"expected a file name that is free in a run folder, found '{name}'")
-        written = self._written()
+        written = _written_in(self.path)
         if name not in written:
             write_json(self.path / _WRITTEN, [*written, name])
         write_atomic(self.path / name, data)
@@ -323,7 +323,7 @@ class RunFolder:
                 self._clear()
             else:
                 check_equal(there, self.settings, self.path)
-        remove_leftovers(self.path, [*_OWN, *self._written()])
+        remove_leftovers(self.path, [*_OWN, *_written_in(self.path)])
         # the settings come first: they alone make the folder a run's
         if not (self.path / _CONFIG).is_file():
             write_json(self.path / _CONFIG, self.settings)
@@ -334,20 +334,16 @@ class RunFolder:
         """Whether there is work to lose: settings that fail at once must not hold the folder."""
         states = (self.path / _STATE, self.path / _PREVIOUS)
         saved = self.finished or any(file.is_file() for file in states)
-        return saved or bool(self._written() or self.metrics_log())
+        return saved or bool(_written_in(self.path) or self.metrics_log())
 
     def _clear(self) -> None:
         """Remove what a run wrote, and nothing else."""
-        written = self._written()
+        written = _written_in(self.path)
         first, *others = _OWN
         remove_leftovers(self.path, [*_OWN, *written])
         for name in (first, *written, *others):
             with writing(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
-
-    def _written(self) -> list[str]:
-        """Names of the files that the run's job wrote, or was about to write."""
-        return _written_in(self.path)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         file = self.path / _LOG
@@ -369,6 +365,7 @@ def _kept(folder: Path) -> set[str]:
 
 
 def _written_in(folder: Path) -> list[str]:
+    """Names of the files that a run's job wrote, or was about to write."""
     file = folder / _WRITTEN
     names = read_json(file) if file.is_file() else []
     # a folder may come from elsewhere: no name in it may lead out of it
