@@ -30,6 +30,7 @@ from preimage.data import ImageSet
 from preimage.data.portion import few_images, two_classes
 from preimage.jobs.reconstruct import IMAGES_FILE
 from preimage.jobs.train import IMAGES_FILE as KEPT_FILE
+from preimage.leak.control import pair
 from preimage.leak.matching import matched, similarities
 from preimage.leak.verdict import RECOVERED, judge
 from preimage.limits import SAYS
@@ -189,18 +190,21 @@ def measure(**of: Any) -> list[Record]:
 
 
 def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
-    """What the verdict says of two groups that the classifier has never seen."""
+    """What the verdict says of two groups that the classifier has never seen.
+
+    They are chosen, paired and compared as those that a user gives.
+    """
     run = reconstructed(**of)
     whole = json.loads((run / "metrics.json").read_text())
     _, found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")
-    groups = unseen(trained_on(run), trial, of["dataset"], of["n_train"], of["classes"])
-    both = torch.cat([group.floats() for group in groups])
-    near = similarities(found["images"], both, 64)
-    halves = near[:, : len(groups[0])], near[:, len(groups[0]) :]
+    others = unseen(trained_on(run), trial, of["dataset"], of["n_train"], of["classes"])
+    one, other = pair(*others, most=BESIDE, seed=trial)[:2]
+    both = torch.cat([one.floats(), other.floats()])
+    halves = similarities(found["images"], both, 64).split(len(one), dim=1)
     verdict = judge(*halves, trial)
     counts = [
         int((matched(part, found["labels"], group.labels) > RECOVERED).sum())
-        for part, group in zip(halves, groups, strict=True)
+        for part, group in zip(halves, (one, other), strict=True)
     ]
     record = {
         **of,

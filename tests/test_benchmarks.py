@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -14,9 +15,13 @@ import tyro
 from preimage.classifier import Classifier, frozen
 from preimage.commands import command_type
 from preimage.config import PRESETS
+from preimage.data import ImageSet
+from preimage.leak.matching import similarities
+from preimage.leak.verdict import judge
 from preimage.limits import SAYS, check_harden, check_invert, check_reconstruct, check_tpr
 from preimage.records import read_records
 from preimage.runtime import stream
+from preimage.tensors import pack
 from preimage.terms.prior import batch_norm
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
@@ -305,6 +310,33 @@ def test_every_way_to_reconstruct_is_a_command_of_its_own():
     assert len(configs) == len(reconstruct.METHODS)
     kkt = parsed(["reconstruct", "mnist", *reconstruct.METHODS["kkt"]]).config
     assert {name for name in SAYS if getattr(kkt, name) > 0} == {"stationarity", "pixels"}
+
+
+def test_false_alarms_are_measured_as_users_groups_are_compared(tmp_path, monkeypatch):
+    """Forty images four times over would differ from others, did the copies count."""
+    found = {"images": torch.rand(30, 1, 8, 8), "labels": torch.arange(30) % 2}
+    (tmp_path / reconstruct.IMAGES_FILE).write_bytes(pack(found, {"format": "preimage-images-1"}))
+    shared = dict.fromkeys(reconstruct._SHARED, 1.0)
+    (tmp_path / "metrics.json").write_text(json.dumps(shared))
+    (tmp_path / "config.json").write_text('{"config": {"model": {"model": "mnist"}}}')
+
+    def squares(key, count, times):
+        random = torch.randint(0, 256, (count, 1, 2, 2), generator=stream("squares", key))
+        images = random.to(torch.uint8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        labels = torch.arange(count * times) % 2
+        return ImageSet("squares", "all", images.repeat(times, 1, 1, 1), labels, ("a", "b"))
+
+    groups = squares("one", 160, 1), squares("other", 40, 4)
+    monkeypatch.setattr(reconstruct, "reconstructed", lambda **_: tmp_path)
+    monkeypatch.setattr(reconstruct, "trained_on", lambda _: groups[0])
+    monkeypatch.setattr(reconstruct, "unseen", lambda *_: groups)
+    both = torch.cat([group.floats() for group in groups])
+    apart = similarities(found["images"], both, 64).split(160, dim=1)
+    assert judge(*apart, 0).verdict == "leaks"
+    of = {"dataset": "mnist", "n_train": 160, "classes": 2, "method": "preimage-direct"}
+    [record] = reconstruct.calibrate(trial=0, leaky=False, **of)
+    assert record["verdict"] == "no evidence of a leak"
+    assert (record["leaky"], record["trained_in"]) == (False, None)
 
 
 def test_every_defence_is_a_command_of_its_own():
