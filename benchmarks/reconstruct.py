@@ -197,10 +197,11 @@ def calibrate(trial: int, leaky: bool, **of: Any) -> list[Record]:
     run = reconstructed(**of)
     whole = json.loads((run / "metrics.json").read_text())
     _, found = unpack(run / IMAGES_FILE, "preimage-images-1", "images", "reconstruct again")
-    others = unseen(trained_on(run), trial, of["dataset"], of["n_train"], of["classes"])
-    one, other = pair(*others, most=BESIDE, seed=trial)[:2]
+    first, second = unseen(trained_on(run), trial, of["dataset"], of["n_train"], of["classes"])
+    one, other = pair(first, second, BESIDE, trial)[:2]
     both = torch.cat([one.floats(), other.floats()])
-    halves = similarities(found["images"], both, 64).split(len(one), dim=1)
+    near = similarities(found["images"], both, 64)
+    halves = near[:, : len(one)], near[:, len(one) :]
     verdict = judge(*halves, trial)
     counts = [
         int((matched(part, found["labels"], group.labels) > RECOVERED).sum())

@@ -171,3 +171,29 @@ def test_other_misfits_are_told():
         broken.head.bias[0] = float("nan")
     with pytest.raises(PreimageError, match=r"weight 'head\.bias'"):
         Classifier(broken, SPEC)
+
+
+class Named(Net):
+    """Calls its layers by the names of their arguments."""
+
+    def forward(self, images):
+        hidden = self.norm(input=self.hidden(input=images.flatten(1)))
+        return self.head(input=torch.relu(hidden))
+
+
+def test_layers_that_are_called_by_name_are_seen():
+    classifier = Classifier(Named(), SPEC)
+    assert classifier.feature_layer == "head" and classifier.feature_size == 6
+    with frozen(classifier):
+        prediction, layers = classifier.observe(torch.rand(5, *SPEC.shape))
+    assert prediction.features.shape == (5, 6) and [len(part.values) for part in layers] == [5]
+
+
+def test_of_a_compiled_network_the_layers_are_seen():
+    network = Net()
+    compiled = torch.compile(network, backend="eager")
+    compiled(torch.rand(2, *SPEC.shape))
+    classifier = Classifier(compiled, SPEC)
+    with frozen(classifier):
+        prediction, layers = classifier.observe(torch.rand(5, *SPEC.shape))
+    assert len(layers) == len(classifier.batch_norms()) == 1 and prediction.features.shape == (5, 6)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from preimage.data import KNOWN, ImageSet, load
+from preimage.data.known import same_source
 from preimage.data.local import image_files
 from preimage.data.order import in_order
 from preimage.errors import PreimageError
@@ -520,3 +521,11 @@ def test_an_npz_that_is_none_or_damaged_is_one_sentence(tmp_path: Path, damage: 
         path.write_bytes(content)
     with pytest.raises(PreimageError, match=r"set\.npz cannot be read as plain arrays"):
         load(str(path))
+
+
+def test_a_known_name_is_the_known_set_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    assert same_source("mnist", "MNIST") and same_source("fashion-mnist", "Fashion_MNIST")
+    assert not same_source("mnist", "./mnist")
+    assert same_source("./mnist", str(tmp_path / "mnist"))

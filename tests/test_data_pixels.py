@@ -94,7 +94,8 @@ ALPHA = np.full((8, 8, 1), 128, np.uint8)
         (Image.fromarray(GREY), "png", [100]),
         (Image.fromarray(GREY > 50), "png", [255]),
         (Image.fromarray(GREY.astype(np.uint16) * 257), "png", [100]),
-        (Image.fromarray(GREY.astype(np.int32) * 257), "tiff", [100]),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "tiff", [100]),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "pgm", [100]),
         (Image.fromarray(np.concatenate([GREY[..., None], ALPHA], 2)), "png", [100]),
         (Image.fromarray(RGB), "png", [100, 50, 25]),
         (Image.fromarray(np.concatenate([RGB, ALPHA], 2)), "png", [100, 50, 25]),
@@ -110,9 +111,12 @@ def test_file_modes(tmp_path: Path, image: Image.Image, suffix: str, expected: l
     assert images.images[1, :, 3, 4].tolist() == expected
 
 
-def test_floating_point_file_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "1.tiff")
-    with pytest.raises(PreimageError, match=r"1.tiff .*floating-point"):
+@pytest.mark.parametrize(("number", "said"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_file_of_pixels_without_an_agreed_range_is_refused(
+    tmp_path: Path, number: type, said: str
+) -> None:
+    Image.fromarray(GREY.astype(number)).save(tmp_path / "1.tiff")
+    with pytest.raises(PreimageError, match=rf"1.tiff .*{said}"):
         load(str(tmp_path), labelled=False)
 
 

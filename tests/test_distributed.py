@@ -7,9 +7,13 @@ import socket
 
 import torch
 import torch.multiprocessing as mp
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from preimage import loop
+from preimage.classifier import Classifier
 from preimage.config import Augmentation, GeneratorConfig, InvertConfig, Runtime
 from preimage.loop import invert
+from preimage.room import step_bytes
 from preimage.terms.paper import cosine_similarity
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
@@ -40,8 +44,18 @@ def worker(rank: int, port: int, path: str) -> None:
     os.environ.update({name: str(value) for name, value in values.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
     torch.set_num_threads(1)
-    inversion = run(2, steps=4)
-    torch.save((inversion.state_dict(), inversion.checks[-1].loss), f"{path}/{rank}.pt")
+    seen, taken = [], []
+    loop.step_bytes = lambda forward: taken.append(step_bytes(forward)) or taken[-1]
+    with register_module_forward_pre_hook(lambda *call: seen.append(learnt_from(*call))):
+        inversion = run(2, steps=4)
+    found = (inversion.state_dict(), inversion.checks[-1].loss, max(seen), taken[0])
+    torch.save(found, f"{path}/{rank}.pt")
+
+
+def learnt_from(module, given) -> int:
+    """Images of which a classifier is about to be asked for a gradient."""
+    asked = isinstance(module, Classifier) and torch.is_grad_enabled() and given[0].requires_grad
+    return len(given[0]) if asked else 0
 
 
 def assert_nearly_all_close(found, wanted, name):
@@ -51,14 +65,18 @@ def assert_nearly_all_close(found, wanted, name):
     torch.testing.assert_close(found, wanted, atol=5e-4, rtol=1e-3, msg=name)
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(loop, "step_bytes", lambda of: taken.append(step_bytes(of)) or taken[-1])
     one = run(1, steps=4)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(worker, args=(port, str(tmp_path)), nprocs=2)
     for rank in range(2):
-        state, loss = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        state, loss, seen, bytes_each = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        # nor does any hold more than its share of the graph, but for the layers of the others
+        assert seen == 8 and taken[0] < bytes_each < 2 * taken[0]
         assert abs(loss - one.checks[-1].loss) < 1e-4
         for name, tensor in one.state_dict().items():
             assert_nearly_all_close(state[name], tensor, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,18 @@ def test_the_folder_of_a_run_with_a_scheme_of_ones_own_has_a_plain_name(capsys):
     assert main(arguments) == 0
     folder = Path("runs/invert-tiny-build-paper-own_parts-Fine-0")
     assert main(["sample", str(folder), "--count", "3"]) == 0 and main(["show", str(folder)]) == 0
+
+
+def test_the_seed_decides_all_weights_of_ones_own_generator():
+    """Its restart is tried on a copy, or it would draw the same first layer for every seed."""
+    spec = ImageSpec(1, 12, 12)
+    scheme = make_scheme("vector", 3, plane_size(spec), 4.0, 2.0)
+    config = GeneratorConfig(latent=4, width=4)
+
+    def drawn(name, seed):
+        torch.manual_seed(seed)
+        return make_generator(spec, scheme, replace(config, generator=name)).state_dict()
+
+    for seed in (0, 1):
+        usual, own = drawn(None, seed), drawn("own_parts:Whole", seed)
+        assert all(torch.equal(tensor, own[name]) for name, tensor in usual.items())

@@ -14,7 +14,7 @@ from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.diagnostics import Check, diagnose
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
-from preimage.loop import invert, member_starts
+from preimage.loop import invert, member_starts, step_labels
 from preimage.losses import Objective, WeightedTerm
 from preimage.runtime import is_follower, stream
 from preimage.terms.paper import cross_entropy
@@ -248,6 +248,8 @@ def test_a_classifier_without_batch_norm_can_be_inverted_and_it_is_said(classifi
         ({"alpha": 0.0, "beta": 0.0}, True),
         ({"alpha": 0.0, "beta": 0.0, "terms": ("separation=1",)}, True),
         ({"alpha": 0.0, "beta": 0.0, "terms": ("sureness=1",)}, False),
+        ({"alpha": 0.0, "beta": 0.0, "terms": ("ce=1",)}, False),
+        ({"alpha": 0.0, "beta": 0.0, "terms": ("separation=1", "sureness=0")}, True),
         ({"alpha": 0.0}, False),
     ],
 )
@@ -309,3 +311,48 @@ def test_a_label_conditioned_generator_without_dropout_is_found_to_collapse(clas
     )
     inversion = invert(classifier, config, runtime=CPU)
     assert "mode collapse" in [found.symptom for found in diagnose(inversion.checks)]
+
+
+@pytest.mark.parametrize(("classes", "batch"), [(10, 32), (16, 32), (20, 32), (40, 32), (5, 3)])
+def test_every_class_gets_its_share_of_images_and_of_pairs(classes, batch):
+    images, pairs = torch.zeros(classes), torch.zeros(classes)
+    for step in range(400):
+        labels = step_labels(classes, batch, stream("labels", step))
+        count = labels.bincount(minlength=classes)
+        assert len(labels) == batch and (count > 1).any()
+        images += count
+        pairs += count * (count - 1) / 2
+    assert images.min() > 0.6 * images.max()
+    assert pairs.min() >= 0.5 * pairs.max()
+
+
+def test_shares_are_measured_of_the_loss_as_it_is_trained(classifier):
+    """In half precision the distances of images that are alike would lose their digits."""
+    within = []
+
+    def term(sample):
+        within.append(torch.is_autocast_enabled("cpu"))
+        return cross_entropy(sample)
+
+    half = Runtime(accelerator="cpu", precision="bf16-mixed")
+    objective = Objective([WeightedTerm("ce", term, 1.0)])
+    invert(classifier, settings(steps=2), objective=objective, runtime=half)
+    assert within == [False] * 3  # two steps and a check
+
+
+def test_it_takes_gradients_whatever_its_caller_does(classifier):
+    with torch.no_grad():
+        inversion = invert(classifier, settings(steps=2), runtime=CPU)
+    assert inversion.checks[-1].gradient > 0
+    with torch.inference_mode(), pytest.raises(PreimageError, match=r"found torch\.inference_mode"):
+        invert(classifier, settings(steps=2), runtime=CPU)
+
+
+@pytest.mark.parametrize("labels", [1, [0.5, 1.0], [[0, 1]], ["0"], None, torch.tensor(2), [True]])
+def test_labels_that_are_no_row_of_classes_are_told(classifier, labels):
+    inversion = Inversion(SPEC, tuple("0123"), settings(), classifier=classifier)
+    for ask in (inversion.images, inversion.sample):
+        with pytest.raises(PreimageError, match="expected labels as a row of whole class indices"):
+            ask(labels)
+    assert inversion.images(torch.tensor([3, 0], dtype=torch.uint8)).shape == (2, *SPEC.shape)
+    assert len(inversion.images([])) == 0

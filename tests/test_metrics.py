@@ -370,6 +370,15 @@ def test_a_figure_is_none_just_where_it_cannot_be_measured(given, missing):
     assert {name for name, value in asdict(found).items() if value is None} == missing
 
 
+def test_the_student_learns_in_the_precision_that_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(metrics, "student_accuracy", lambda *_, **how: asked.append(how) or 0.5)
+    real = {"classes": K, "samples": 40, "student": TINY, "real": real_set()}
+    evaluate(three_in_four, quadrants, **real, precision="32-true")
+    evaluate(three_in_four, quadrants, **real)
+    assert [how["precision"] for how in asked] == ["32-true", "auto"]
+
+
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others():
     def run(seed):
         return evaluate(

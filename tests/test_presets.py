@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 
 from preimage.classifier import Classifier, frozen
+from preimage.commands import command_type
 from preimage.config import PRESETS, Runtime
 from preimage.diagnostics import class_diversity
 from preimage.loop import default_objective, invert
@@ -92,3 +94,19 @@ def test_natural_is_accurate_and_nearest_to_the_training_data(inverted):
 def test_natural_and_explore_do_not_collapse(inverted):
     for name in ("natural", "explore"):
         assert inverted[name]["diversity"] > 1.5 * inverted["alone"]["diversity"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        (["--preset", "paper"], "paper"),
+        (["--preset", "natural", "--preset=explore"], "explore"),
+        (["--preset=explore", "--preset", "natural", "--steps", "5"], "natural"),
+        ([], "natural"),
+    ],
+)
+def test_all_settings_are_those_of_the_preset_asked_for_last(arguments, preset):
+    given = ["invert", "mnist", *arguments]
+    flags = (tyro.conf.PositionalRequiredArgs,)
+    config = tyro.cli(command_type(given), args=given, config=flags).config
+    assert config == replace(PRESETS[preset], steps=config.steps)

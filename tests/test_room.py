@@ -103,6 +103,16 @@ def test_what_is_free_is_the_least_of_system_and_container(tmp_path, monkeypatch
     assert room.free_bytes(cpu) == 2000 * 1024
     (tmp_path / "memory.max").write_text("501000\n")
     assert room.free_bytes(cpu) == 500_000
+    # what was read from files counts as used, and makes room as soon as it is needed
+    stat = "anon 100\ninactive_file 300\nslab_reclaimable 50\nactive_file 70\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    assert room.free_bytes(cpu) == 500_350
+    (tmp_path / "memory.max").unlink()
+    (tmp_path / "memory").mkdir()
+    first = {"limit_in_bytes": "9000", "usage_in_bytes": "8000", "stat": "total_inactive_file 500"}
+    for name, text in first.items():
+        (tmp_path / "memory" / f"memory.{name}").write_text(text)
+    assert room.free_bytes(cpu) == 1500
     monkeypatch.setattr(room, "_CGROUP", tmp_path / "none")
     monkeypatch.setattr(room, "_MEMINFO", tmp_path / "none")
     assert room.free_bytes(cpu) is None

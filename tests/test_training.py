@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from preimage.augment import augment, cutmix, mixup
 from preimage.classifier import Classifier
-from preimage.config import Augmentation, Runtime, TrainConfig
+from preimage.config import Augmentation, Fitting, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.runtime import stream
@@ -50,6 +51,18 @@ def test_it_learns_and_the_classifier_carries_its_normalisation():
     assert classifier.class_names == ("rows", "columns") and classifier.arch == "cnn"
     mean = data.floats().mean()
     torch.testing.assert_close(classifier.mean.squeeze(), mean, atol=1e-5, rtol=0)
+
+
+def test_a_loss_of_exactly_0_is_one_to_stop_at(monkeypatch):
+    def nothing(logits, labels, label_smoothing):
+        return logits.sum() * 0
+
+    monkeypatch.setattr("preimage.training.F.cross_entropy", nothing)
+    for stop, ended in ((0.0, 1), (None, CONFIG.epochs)):
+        epochs = []
+        config = replace(CONFIG, fitting=Fitting(stop_loss=stop))
+        train(stripes(32, 0), config, runtime=CPU, on_epoch=epochs.append)
+        assert len(epochs) == ended
 
 
 def test_a_resumed_training_is_bit_identical():

@@ -86,6 +86,11 @@ def check_gradient(
         PreimageError: for one that does not run in this precision, or on other numbers of images
             than the two that it was met with, or has no gradient at its input.
     """
+    if torch.is_inference_mode_enabled():
+        raise PreimageError(
+            "expected a place where gradients can be taken, found torch.inference_mode around the "
+            "call; leave it out"
+        )
     images = torch.full((3, *classifier.spec.shape), 0.5, device=classifier.mean.device)
     try:
         with autocast():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ class Classifier(nn.Module):
 
     Args:
         network: any module that maps images (B, C, H, W) to logits (B, K). It is used in place,
-            not copied.
+            not copied. Of one that torch.compile made, in which no hook runs, the network that it
+            was made of.
         spec: shape of one image.
         mean: per-channel mean in [0, 1] units that the network's input was centred by; None for
             a network that takes [0, 1] images.
@@ -67,6 +68,7 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         check_problem(spec, classes=2)  # the true number shows in the first answer
+        network = getattr(network, "_orig_mod", network)
         check_weights(network)
         self.network = network
         self.spec = spec
@@ -131,10 +133,13 @@ class Classifier(nn.Module):
         """
         layers: list[Layer] = []
 
-        def remember(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            layers.append(_layer(cast(_BatchNorm, norm), arguments[0]))
+        def remember(norm: nn.Module, *given: Any) -> None:
+            layers.append(_layer(cast(_BatchNorm, norm), _first(*given)))
 
-        handles = [norm.register_forward_pre_hook(remember) for norm in self.batch_norms()]
+        handles = [
+            norm.register_forward_pre_hook(remember, with_kwargs=True)
+            for norm in self.batch_norms()
+        ]
         try:
             return self(images), tuple(layers)
         finally:
@@ -148,11 +153,11 @@ class Classifier(nn.Module):
     def _hooked(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
 
-        def remember(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen[:] = arguments[:1]
+        def remember(_: nn.Module, *given: Any) -> None:
+            seen[:] = [_first(*given)]
 
         layer = self.network.get_submodule(self._feature_layer or "")
-        handle = layer.register_forward_pre_hook(remember)
+        handle = layer.register_forward_pre_hook(remember, with_kwargs=True)
         try:
             logits = self.network(inputs)
         finally:
@@ -313,14 +318,19 @@ def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def running_linears(
-    network: nn.Module, inputs: Tensor
-) -> list[tuple[str, nn.Linear, tuple[Tensor, ...]]]:
-    """Name, layer and arguments of each `nn.Linear`, in the order in which they run on `inputs`."""
-    order: list[tuple[str, nn.Linear, tuple[Tensor, ...]]] = []
+def _first(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """A layer's input, whether the network gives it by place or by name."""
+    first: Tensor = arguments[0] if arguments else next(iter(named.values()))
+    return first
+
+
+def running_linears(network: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Linear, Tensor]]:
+    """Name, layer and input of each `nn.Linear`, in the order in which they run on `inputs`."""
+    order: list[tuple[str, nn.Linear, Tensor]] = []
     handles = [
         module.register_forward_pre_hook(
-            lambda layer, arguments, name=name: order.append((name, layer, arguments))
+            lambda layer, *given, name=name: order.append((name, layer, _first(*given))),
+            with_kwargs=True,
         )
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)

@@ -445,10 +445,13 @@ def command_type(arguments: Sequence[str]) -> Any:
 
 
 def _preset(arguments: Sequence[str]) -> str:
-    """The preset asked for; the usual one where none or no real one is, for the parser to tell."""
+    """The preset asked for; the usual one where none or no real one is, for the parser to tell.
+
+    The last of several, as the parser takes it: what an alias asks for can be overruled.
+    """
+    asked = USUAL
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--preset":
             asked = value or next(iter(arguments[i + 1 :]), "")
-            return asked if asked in PRESETS else USUAL
-    return USUAL
+    return asked if asked in PRESETS else USUAL

@@ -6,6 +6,7 @@ Both are classes named ``package.module:Class`` in the settings; so are loss ter
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -52,13 +53,14 @@ def build_generator(name: str, spec: ImageSpec, scheme: Any, config: Any) -> Any
 
     def build(builder: Callable[..., Any]) -> Any:
         generator = builder(spec, scheme, config)
-        noise = generator.noise(len(labels), random)
-        _check_parts(name, generator.restart(random))
-        training = generator.training
+        # a copy: the one that learns starts from weights of the run's seed
+        tried = copy.deepcopy(generator)
+        noise = tried.noise(len(labels), random)
+        _check_parts(name, tried.restart(random))
         with torch.no_grad():
-            images = generator.eval()(noise, scheme(labels, random))
+            images = tried.eval()(noise, scheme(labels, random))
         _check_images(name, images, spec)
-        return generator.train(training)
+        return generator
 
     advice = "derive it from preimage.generator.ImageGenerator"
     return _built(name, GENERATOR, build, f"for images {spec}", advice)

@@ -100,9 +100,10 @@ class Inversion:
             (N, C, H, W) in [0, 1], float32, on the CPU.
 
         Raises:
-            PreimageError: for a class index that does not exist.
+            PreimageError: for labels that are no row of class indices, or of classes that do not
+                exist.
         """
-        labels = torch.as_tensor(labels, dtype=torch.int64).cpu()
+        labels = _as_labels(labels)
         noise, condition = self.draw(labels, stream("sample", seed))
         return self._render(noise, condition)
 
@@ -112,14 +113,14 @@ class Inversion:
         As :meth:`images`; the prediction is made in float32.
 
         Raises:
-            PreimageError: for a class index that does not exist, or where no classifier is known.
+            PreimageError: as :meth:`images`, or where no classifier is known.
         """
         if self.classifier is None:
             raise PreimageError(
                 "expected a classifier to judge the samples, found an inversion that was loaded "
                 "without one; give it to Inversion.load, or call images() for the images alone"
             )
-        labels = torch.as_tensor(labels, dtype=torch.int64).cpu()
+        labels = _as_labels(labels)
         noise, condition = self.draw(labels, stream("sample", seed))
         images = self._render(noise, condition)
         return Sample(images, condition, predict(self.classifier, images))
@@ -207,6 +208,25 @@ class Inversion:
 
 
 @torch.no_grad()
+def _as_labels(labels: Any) -> Tensor:
+    """Class indices (N,) of any whole type, as int64 on the CPU."""
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _no_labels(repr(labels)) from error
+    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.ndim != 1 or not (whole or len(found) == 0):
+        raise _no_labels(f"{tuple(found.shape)} of {found.dtype}".replace("torch.", ""))
+    return found.long().cpu()
+
+
+def _no_labels(found: str) -> PreimageError:
+    return PreimageError(
+        f"expected labels as a row of whole class indices, such as [0, 1, 2], found {found[:80]}; "
+        "give one for each image"
+    )
+
+
 def predict(classifier: Classifier, images: Tensor) -> Prediction:
     """The classifier's float32 answer on images (N, C, H, W), in evaluation mode, on the CPU."""
     batch = at_once(classifier.spec, _CHUNK)

@@ -58,6 +58,7 @@ def default_objective(config: InvertConfig) -> Objective:
     return Objective([*paper, *map(parse_term, config.terms)])
 
 
+@torch.enable_grad()
 def invert(
     model: Classifier | nn.Module,
     config: InvertConfig | None = None,
@@ -103,7 +104,7 @@ def invert(
     _check_settings(config, fabric.world_size)
     if objective is None:
         objective = default_objective(config)
-        if not _asks_for_class(config):
+        if not objective.asks_for_class:
             warnings.warn(_NO_CLASS, stacklevel=2)
     if objective.reads_layers and not classifier.batch_norms():
         warnings.warn(_NO_PRIOR, stacklevel=2)
@@ -198,7 +199,17 @@ class Trainer:
         generator = copy.deepcopy(self.inversion.generator).train()
         with self.fabric.autocast():
             drawn = generator(noise, condition)
-            return drawn, self._see(channels_last(drawn))
+            prediction, layers = self._see(channels_last(drawn))
+        return drawn, prediction, layers, [self._of_others(part.values) for part in layers]
+
+    def _of_others(self, values: Tensor) -> Tensor:
+        """As much as a step keeps of a layer (B, ...) on all the other processes, which it gathers.
+
+        In single precision, with a square of it as terms take.
+        """
+        others = self.fabric.world_size - 1
+        shape = (others * len(values), *values.shape[1:])
+        return torch.empty(shape, device=values.device, requires_grad=True).square()
 
     def _next_member(self, step: int) -> None:
         """Keep the generator, and send it to look elsewhere.
@@ -232,9 +243,7 @@ class Trainer:
     def _draw(self, step: int) -> Sample:
         """This step's batch: all processes draw the whole, each renders and judges its share."""
         random = stream(self.config.seed, "step", step)
-        labels = torch.randperm(self.config.batch, generator=random) % self.inversion.classes
-        if self.inversion.classes > self.config.batch:
-            labels = torch.randint(self.inversion.classes, labels.shape, generator=random)
+        labels = step_labels(self.inversion.classes, self.config.batch, random)
         inputs = self.inversion.draw(labels, random)
         share = self.config.batch // self.fabric.world_size
         mine = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
@@ -254,12 +263,21 @@ class Trainer:
             return self.classifier.observe(images)
         return self.classifier(images), ()
 
+    def _see_alone(self, images: Tensor) -> tuple[Prediction, tuple[Layer, ...]]:
+        """As a training step sees them, of this process alone."""
+        with self.fabric.autocast():
+            return self._see(images)
+
+    def _part(self, sample: Sample) -> Sample:
+        """As many of the whole batch's images as a process has room for, the same on all."""
+        mine = slice(self.config.batch // self.fabric.world_size)
+        return sample._replace(images=sample.images[mine], condition=sample.condition.rows(mine))
+
     def _check(self, step: int, loss: float, training: Sample) -> Check:
         """Judge fresh samples, drawn from numbers that no training step uses."""
         labels = held_out_labels(self.inversion.classes, self.inversion.spec)
         images, probability = self._judged(labels)
-        with self.fabric.autocast():
-            gradient, shares = gradient_shares(self.objective, self._see, training)
+        gradient, shares = gradient_shares(self.objective, self._see_alone, self._part(training))
         wanted = labels.to(probability.device)
         diversity, limit = class_diversity(images, labels)
         check = Check(
@@ -339,6 +357,19 @@ class Trainer:
         self.inversion.checks = tuple(Check(**values) for values in state["checks"])
 
 
+def step_labels(classes: int, batch: int, random: torch.Generator) -> Tensor:
+    """The classes to draw in a step, (batch,) in random order.
+
+    All of them, as often as one another or once more, where that is at least twice. What keeps the
+    images of a class apart needs two of it: where there are more classes, half as many as images
+    are drawn anew in each step, and each comes twice.
+    """
+    if 2 * classes <= batch:
+        return torch.randperm(batch, generator=random) % classes
+    chosen = torch.randperm(classes, generator=random)[: batch // 2]
+    return chosen[torch.randperm(batch, generator=random) % len(chosen)]
+
+
 def held_out_labels(classes: int, spec: ImageSpec) -> Tensor:
     """The classes to check, (N,): several images of some, and of as many as there is room for one.
 
@@ -407,12 +438,6 @@ def _as_classifier(
             "image=(channels, height, width)"
         )
     return Classifier(model, ImageSpec.of(image), mean=mean, std=std, feature_layer=feature_layer)
-
-
-def _asks_for_class(config: InvertConfig) -> bool:
-    """Whether a term of the loss does; one of a user's own may."""
-    names = (term.partition("=")[0] for term in config.terms)
-    return bool(config.alpha or config.beta) or any(n == "sureness" or ":" in n for n in names)
 
 
 def _check_settings(config: InvertConfig, processes: int) -> None:

@@ -19,6 +19,9 @@ from preimage.plugins import import_attribute, is_plugin
 from preimage.terms import Term, paper
 from preimage.types import Sample
 
+_OF_CLASS = ("kl", "ce", "sureness")
+"""Terms that ask for the wanted class."""
+
 
 @dataclass(frozen=True)
 class WeightedTerm:
@@ -83,6 +86,11 @@ class Objective:
     def reads_layers(self) -> bool:
         """Whether some term asks for ``sample.layers``."""
         return any(library.reads_layers(item.term) for item in self.terms)
+
+    @property
+    def asks_for_class(self) -> bool:
+        """Whether some term asks for images of the wanted class; one of a user's own may."""
+        return any(item.name in _OF_CLASS or is_plugin(item.name) for item in self.terms)
 
     def values(self, sample: Sample) -> dict[str, Tensor]:
         """Each term's value times its weight, by name."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from preimage.classifier import Classifier, frozen
+from preimage.config import Precision
 from preimage.diversity import (
     first_of_each_class,
     precision_coverage,
@@ -125,6 +126,7 @@ def evaluate(
     seed: int = 0,
     samples: int = 10_000,
     student: StudentConfig | None = StudentConfig(),  # noqa: B008 (frozen)
+    precision: Precision = "auto",
     on_progress: Progress | None = None,
 ) -> Metrics:
     """Measure fresh samples.
@@ -147,6 +149,7 @@ def evaluate(
         seed: all the samples and the student follow from it.
         samples: how many to draw, spread evenly over the classes.
         student: None leaves student accuracy None, which takes most of the time.
+        precision: of the student's training and the target's answers to it.
         on_progress: told of "samples", "real images", "student images" and "student steps".
 
     Raises:
@@ -163,7 +166,7 @@ def evaluate(
         plan = _plan(samples, classes, real, getattr(classifier, "spec", None))
         drawn = _draw(draw, evaluator, plan, seed, report)
         real_pixels, real_features = _real_vectors(evaluator, real, plan, drawn.device, report)
-        precision, coverage = _compare(drawn.features, real_features, plan.pair)
+        near, coverage = _compare(drawn.features, real_features, plan.pair)
         learned = None
         if student is not None and real is not None:
             learned = student_accuracy(
@@ -173,6 +176,7 @@ def evaluate(
                 classes=classes,
                 config=student,
                 seed=seed,
+                precision=precision,
                 on_progress=report,
             )
     return Metrics(
@@ -183,7 +187,7 @@ def evaluate(
         vendi_pixel_real=_vendi(real_pixels, plan.vendi),
         vendi_feature=_vendi(drawn.features, plan.vendi),
         vendi_feature_real=_vendi(real_features, plan.vendi),
-        precision=precision,
+        precision=near,
         coverage=coverage,
         student_accuracy=learned,
     )

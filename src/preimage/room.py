@@ -5,7 +5,7 @@ On a GPU what does not fit is an error. On Linux's CPUs the system ends the proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,15 @@ _PEAK = 2.2
 _USABLE = 0.9
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "slab_reclaimable")),
+    (
+        *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+        ("total_inactive_file",),
+    ),
+)
+"""Where a container's limit, its use and that use's parts stand, and which of these are given up
+as soon as anyone needs the room: first of control groups in version 2, then in version 1."""
 
 
 class Kept:
@@ -120,7 +129,18 @@ def _available() -> float | None:
 
 def _left_of_group() -> float | None:
     """What a container has left, where it has a limit."""
-    with suppress(OSError, ValueError):
-        most = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
-        return float(most - int((_CGROUP / "memory.current").read_text(encoding="utf-8")))
+    for limit, use, parts, spare in _GROUPS:
+        with suppress(OSError, ValueError):
+            most, used = (
+                int((_CGROUP / name).read_text(encoding="utf-8")) for name in (limit, use)
+            )
+            return float(most - used + _sizes(_CGROUP / parts, spare))
     return None
+
+
+def _sizes(file: Path, names: Sequence[str]) -> int:
+    """Sum of the lines "NAME BYTES" of these names; 0 where there is no such file."""
+    with suppress(OSError, ValueError):
+        lines = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
+        return sum(int(size) for name, size in lines if name in names)
+    return 0

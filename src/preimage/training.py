@@ -39,6 +39,7 @@ class Epoch:
     seconds: float
 
 
+@torch.enable_grad()
 def train(
     data: ImageSet,
     config: TrainConfig,
@@ -101,6 +102,7 @@ class _Training:
     ) -> None:
         config = self.config
         often = max(1, config.epochs // _SAVES)
+        stop = config.fitting.stop_loss
         batch = min(config.batch, len(self.data))
         with private(self.network, self.optimizer, config.fitting, batch) as learnt:
             model, optimizer = fabric.setup(*learnt)
@@ -108,7 +110,7 @@ class _Training:
             first = self._restore(fabric, checkpoint)
             for epoch in range(first, config.epochs):
                 done = self._epoch(fabric, model, optimizer, epoch)
-                ended = done.loss <= (config.fitting.stop_loss or -math.inf)
+                ended = stop is not None and done.loss <= stop
                 if not (ended or done.epoch == config.epochs) and done.epoch % often:
                     continue
                 if on_epoch:

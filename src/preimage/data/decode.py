@@ -22,6 +22,7 @@ Pixels = NDArray[Any]
 """(H, W) grey or (H, W, 3) colour, uint8."""
 
 _BATCH_BYTES = 8 * 2**20
+_BITS_PER_SAMPLE = 258  # the tag of TIFF
 
 
 class Encoded(NamedTuple):
@@ -154,6 +155,7 @@ def _pixels(item: Encoded, where: str) -> Pixels:
         raise PreimageError(missing)
     try:
         with Image.open(io.BytesIO(item.data) if item.data is not None else item.path or "") as im:
+            _check_range(im)
             pixels = _to_uint8(ImageOps.exif_transpose(im))
     except Exception as error:  # Pillow's readers raise a dozen unrelated kinds on damaged files
         raise PreimageError(
@@ -167,6 +169,14 @@ def _pixels(item: Encoded, where: str) -> Pixels:
     return pixels
 
 
+def _check_range(image: Image.Image) -> None:
+    """Refuse pixels that may mean anything; "I" is also how Pillow reads some files of 16 bits."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    if image.mode == "F" or (image.mode == "I" and 32 in bits):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(f"{kind} pixels have no agreed range")
+
+
 def _to_uint8(image: Image.Image) -> Pixels:
     mode = image.mode
     if mode == "L":
@@ -174,8 +184,6 @@ def _to_uint8(image: Image.Image) -> Pixels:
     if mode == "I" or mode.startswith("I;16"):
         wide = np.asarray(image).clip(0, 65535)
         return np.rint(wide / 257).astype(np.uint8)  # Pillow's own convert() clips at 255
-    if mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
     return np.asarray(image.convert("L" if mode in ("1", "LA", "La") else "RGB"))
 
 

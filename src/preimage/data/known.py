@@ -47,8 +47,10 @@ def same_source(one: str, other: str) -> bool:
 
 
 def _identity(source: str) -> str:
+    """Known names first, as where they are loaded; a path then, and the spelling at last."""
     path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else known_name(source)
+    known = known_name(source) in KNOWN
+    return str(path.resolve()) if path.exists() and not known else known_name(source)
 
 
 def known_source(source: str) -> Source | None:

@@ -198,6 +198,7 @@ def _measure(
         seed=command.config.seed,
         samples=how.samples,
         student=StudentConfig(steps=how.student_steps) if how.student else None,
+        precision=command.runtime.precision,
         on_progress=report.progress,
     )
 

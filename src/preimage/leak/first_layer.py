@@ -45,10 +45,8 @@ def first_layer(classifier: Classifier) -> FirstLayer | None:
         order = running_linears(classifier, probes.to(classifier.mean.device))
     if not order:
         return None
-    _, layer, arguments = order[0]
-    if not arguments:  # it was called by keyword
-        return None
-    found = _on_pixels(layer, arguments[0], probes)
+    _, layer, inputs = order[0]
+    found = _on_pixels(layer, inputs, probes)
     return found and found._replace(gradients=lambda images: _gradients(classifier, layer, images))
 
 

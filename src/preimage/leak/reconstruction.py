@@ -67,6 +67,7 @@ class Reconstruction:
     """How many came out of the first layer's weights; they are the first ones."""
 
 
+@torch.enable_grad()
 def reconstruct(
     classifier: Classifier,
     config: ReconstructConfig | None = None,

@@ -87,6 +87,7 @@ class Hardened:
         return [epoch for epoch in self.epochs if epoch.verdict == "good"][-1]
 
 
+@torch.enable_grad()
 def harden(
     data: ImageSet,
     config: HardenConfig | None = None,
