@@ -19,14 +19,16 @@ import preimage.jobs.ood_train
 import tiny
 from preimage.auditing import acceptance, detection, evidence, job, leaking
 from preimage.auditing.accuracy import balanced
+from preimage.auditing.answers import premise
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
 from preimage.auditing.page import _limits as page_limits
-from preimage.auditing.parts import Found, Part, parts
+from preimage.auditing.parts import Found, LeftOutError, Part, parts
 from preimage.classifier import Classifier
 from preimage.cli import main
 from preimage.config import PRESETS, Runtime
+from preimage.data import ImageSet
 from preimage.errors import PreimageError
 from preimage.ood import baselines
 from preimage.runtime import precision_name
@@ -34,6 +36,8 @@ from preimage.types import ImageSpec
 from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
+room = detection._room
+"""As it is where no test shortens it."""
 
 
 @pytest.fixture(autouse=True)
@@ -500,12 +504,35 @@ def test_skill_is_told_from_guessing_as_far_as_the_images_tell(right, of, works)
     labels = torch.arange(len(of)).repeat_interleave(torch.tensor(of))
     hits = [torch.arange(n) < r for r, n in zip(right, of, strict=True)]
     found = balanced(torch.cat(hits), labels)
-    assert found.works == works and 0 <= found.low <= found.share <= found.high <= 1
+    assert found.works(len(of)) == works
+    assert 0 <= found.low <= found.share <= found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "classes", "works"),
+    [
+        ((475,), (500,), 10, "can't tell"),  # always naming that class would do as well
+        ((270, 269), (500, 500), 43, "can't tell"),
+        ((470, 460), (500, 500), 43, "yes"),
+        ((10, 9), (500, 500), 43, "no"),
+    ],
+)
+def test_images_of_some_classes_alone_say_less_of_skill(right, of, classes, works):
+    labels = torch.arange(len(of)).repeat_interleave(torch.tensor(of))
+    hits = [torch.arange(n) < r for r, n in zip(right, of, strict=True)]
+    assert balanced(torch.cat(hits), labels).works(classes) == works
+
+
+def test_most_of_the_images_right_is_little_where_most_of_the_classes_are_wrong():
+    task = {"accuracy": 0.93, "balanced_accuracy": 0.3, "images": 9900, "works": "yes"}
+    task |= {"balanced_low": 0.28, "balanced_high": 0.32, "guessing": 0.1}
+    assert premise(task, "").tone == "fair"
+    assert premise({**task, "balanced_accuracy": 0.9}, "").tone == "good"
 
 
 @pytest.mark.parametrize(("works", "tone"), [("no", "unknown"), ("yes", "good")])
 def test_nothing_good_is_said_of_a_classifier_that_does_not_work(works, tone):
-    share = {"noise_share": 0.0, "noise_images": 500, "noise_interval": [0.0, 0.01]}
+    share = {"noise_share": 0.0, "noise_images": 500, "noise_interval": list(wilson(0, 500))}
     parts = [("accuracy", "task", {"works": works}), ("noise", "accept", share)]
     done = {n: {"question": q, "reason": None, "figures": f} for n, q, f in parts}
     assert job._answers(done)[0].tone == tone
@@ -540,14 +567,63 @@ def test_an_answer_from_few_samples_says_that_they_are_too_few():
         figures = {"counterfeit_share": bad / count, "counterfeit_samples": count}
         figures["counterfeit_interval"] = list(wilson(bad, count))
         if noise is not None:
-            figures |= {"noise_share": noise, "noise_images": 500, "noise_interval": [noise, 0.09]}
+            figures |= {"noise_share": noise, "noise_images": 500}
+            figures["noise_interval"] = list(wilson(round(noise * 500), 500))
         part = {"name": "counterfeits", "question": "accept", "reason": None, "figures": figures}
         return job._answers({"counterfeits": part})[0]
 
-    assert answer(0, 1).answer == "Too few samples to tell" and answer(0, 1).tone == "unknown"
+    assert answer(0, 1).answer == "Too few images to tell" and answer(0, 1).tone == "unknown"
     assert answer(0, 1, noise=0.0).answer == "Hardly anything but its classes"
     assert answer(1, 20, noise=0.0).tone == "unknown"
     assert answer(0, 400).tone == "good" and answer(9, 10).tone == "bad"
+    assert answer(0, 200).tone == "fair"  # up to 2 % may be
+
+
+@pytest.mark.parametrize(
+    ("taken", "of", "tone"), [(0, 21, "unknown"), (0, 60, "fair"), (0, 500, "good")]
+)
+def test_noise_of_which_little_was_shown_earns_no_praise(taken, of, tone):
+    figures = {"noise_share": taken / of, "noise_images": of}
+    figures["noise_interval"] = list(wilson(taken, of))
+    part = {"name": "noise", "question": "accept", "reason": None, "figures": figures}
+    assert job._answers({"noise": part})[0].tone == tone
+
+
+@pytest.mark.parametrize(("each", "tone"), [(3, "unknown"), (50, "good")])
+def test_an_auroc_of_a_handful_of_images_is_no_answer(each, tone):
+    figures = {"auroc": 1.0, "auroc_lowest": 1.0, "sets": ["noise"], "images_each": each}
+    part = {"name": "detection", "question": "ood", "reason": None, "figures": figures}
+    answer = job._answers({"detection": part})[1]
+    assert answer.tone == tone and answer.figure == "1.000"
+
+
+@pytest.mark.parametrize("there", [7, 40, 200])
+def test_few_real_images_start_as_much_noise_as_many(there):
+    pixels = torch.arange(there, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    real = ImageSet("real", "test", pixels, torch.zeros(there, dtype=torch.long), ("a", "b"))
+    context = SimpleNamespace(data=SimpleNamespace(test=real))
+    name, starts = acceptance._starts(context, 30)
+    assert name == "real ones" and len(starts) == 30
+    assert len(starts.images[:, 0, 0, 0].unique()) == min(30, there)
+
+
+@pytest.mark.parametrize(
+    ("cost", "fit", "images"),
+    [(1e-5, 5000, 10_000), (2e-3, 1000, 62), (2e-2, 0, 50), (5e-2, 0, 20)],
+)
+def test_a_slow_network_is_scored_less_and_at_last_by_itself_alone(cost, fit, images):
+    context = SimpleNamespace(predict_seconds=cost, command=SimpleNamespace(ood=()))
+    context.fixed = lambda _, choose: choose()
+    assert detection._fit_images(context, 10.0) == fit
+    assert room(context, 10.0, fit) == max(50, images)
+    with pytest.raises(LeftOutError, match="give a larger --budget"):
+        room(context, 0.1 * cost, 0)
+
+
+def test_real_images_that_are_named_are_not_switched_off(capsys, data):
+    for option in ("--data", "--heldout"):
+        status, _, err = audit(capsys, option, data, "--no-real")
+        assert status == 2 and "expected no --data or --heldout beside --no-real" in err
 
 
 def test_images_that_may_have_been_trained_on_are_not_called_new(capsys, without_parts):

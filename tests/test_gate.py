@@ -9,12 +9,13 @@ from typing import get_args
 import pytest
 
 from preimage.auditing.compare import compare, comparison_markdown, read_audit
-from preimage.auditing.figures import VERDICTS
+from preimage.auditing.figures import LEAST_P, VERDICTS
 from preimage.auditing.gate import check, junit, markdown, parse
 from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.cli import main
 from preimage.config import BASELINES
 from preimage.errors import PreimageError
+from preimage.leak.permutation import PERMUTATIONS
 from preimage.leak.verdict import Answer
 from preimage.ood.baselines import baseline_names
 
@@ -72,6 +73,11 @@ def test_what_was_not_measured_cannot_pass():
         ("leak.verdict==Leaks", "no audit says"),
         ("leak.verdict==can't tell'", "no audit says"),
         ("ood.best_baseline==Vim", "no audit says"),
+        ("ood.best_baseline==msp", "no audit says"),
+        ("leak.p_value<0.001", "between 0.001 and 1"),
+        ("leak.membership_p_value<0.0005", "between 0.0005 and 1"),
+        ("accept.vendi_pixel<1", "at 1 or above"),
+        ("accept.classes_shown>20", "between 0 and 20"),
         ("ood.auroc==high", "expected a number"),
         ("ood.auroc<nan", "expected a number"),
         ("ood.auroc<inf", "expected a number"),
@@ -148,6 +154,7 @@ def test_markdown_keeps_its_tables_whole():
     text = markdown(record(), check(record(), parse(["ood.auroc<0.95"])))
     assert "Q\\|1" in text and "<b>" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "`ood.auroc<0.95`" in text  # in a span of code an entity would be read as it is
     assert all(line.replace("\\|", "").count("|") == 4 for line in rows)
     assert "failed" in text
 
@@ -188,6 +195,44 @@ def test_directions_of_change():
     assert "| ood.auroc | 0.9 | 0.95 | better |" in comparison_markdown(found).replace(
         "first (m)", ""
     )
+
+
+def noisy(share, low, high):
+    other = record()
+    other["accept"] = {**other["accept"], "noise_share": share, "noise_interval": [low, high]}
+    return other
+
+
+def test_shares_whose_intervals_overlap_differ_by_chance():
+    few, some, many = noisy(0.02, 0.01, 0.04), noisy(0.025, 0.015, 0.045), noisy(0.2, 0.15, 0.25)
+    changes = [compare(few, other).differences[0].change for other in (some, many)]
+    assert changes == ["within chance", "worse"]
+
+
+def test_what_nobody_could_see_is_no_difference():
+    figures = [record(), record()]
+    for one, auroc in zip(figures, (0.98011, 0.98012), strict=True):
+        one["ood"] = {**one["ood"], "auroc": auroc}
+    assert compare(*figures).differences == ()
+
+
+def test_other_images_under_the_same_name_are_told_of():
+    held = {"the evaluator": "a", "the test images": "b", "the train images": None}
+    other = {**held, "the test images": "c", "the svhn images": "d"}
+    found = compare(record(contents=held), record(contents=other))
+    assert found.warnings == ("the two audits differ in the content of the test images",)
+    assert compare(record(contents=held), record()).warnings == ()
+
+
+def test_a_comparison_keeps_its_table_whole():
+    found = compare(record(model="a|b"), record(model="<c>", seed=1))
+    text = comparison_markdown(found)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5} and "<c>" not in text
+
+
+def test_the_least_p_values_are_those_of_the_tests():
+    assert LEAST_P == 1 / (PERMUTATIONS + 1)
 
 
 def test_equal_audits_do_not_differ():

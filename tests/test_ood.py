@@ -556,14 +556,19 @@ def test_bad_input_to_score_is_one_sentence(capsys, shared, arguments, said):
         (["--heldout", "nowhere"], "there is no image set 'nowhere'"),
         (["--heldout", "TWO"], "held-out images 1x8x8 of 3 classes"),
         (["--model", "nonsense"], "found the unknown name 'nonsense'"),
+        (["--checkpoint", "nothere.pt"], "no --checkpoint, found one; leave it out, as without"),
+        (["--class-names", "a,b,c"], "expected no --class-names"),
+        (["--model", "mnist", "--arch", "resnet"], "no --arch, found one; leave it out, which is"),
+        (["--model", "mnist", "--width", "5"], "expected no --width"),
     ],
 )
 def test_bad_input_to_train_is_one_sentence(capsys, shared, arguments, said):
     pixels, labels = tiny.bands(30)
     np.savez("two.npz", images=pixels, labels=labels % 2)
     arguments = ["two.npz" if argument == "TWO" else argument for argument in arguments]
+    flags = FLAGS[2:8] if "--model" in arguments else FLAGS[:8]  # a model has its width
     status, _, err = run(
-        capsys, "ood", "train", shared / "bands.npz", "--out", "bad", *FLAGS[:8], *arguments
+        capsys, "ood", "train", shared / "bands.npz", "--out", "bad", *flags, *arguments
     )
     assert status == 2 and said in " ".join(err.split()) and "Traceback" not in err
 

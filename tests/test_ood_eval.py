@@ -106,6 +106,12 @@ def test_a_detector_file_is_told_by_its_content_and_its_data_by_the_run_that_it_
         assert [r["auroc"] for r in there] == [r["auroc"] for r in inside["records"]]
 
 
+def test_a_plain_classifier_beside_a_plain_classifier_is_refused(capsys, shared):
+    known = ("--id", shared / "bands.npz", "--plain", "no-such-classifier")
+    status, _, err = run(capsys, "ood", "eval", shared / "plain", *known)
+    assert status == 2 and "which is no detector but a plain classifier" in " ".join(err.split())
+
+
 def test_a_name_that_is_none_is_told_before_its_data_are_asked_for(capsys):
     status, _, err = run(capsys, "ood", "eval", "mnits")
     assert status == 2 and "did you mean 'mnist'" in " ".join(err.split())

@@ -397,6 +397,18 @@ def test_two_reconstructions_are_compared(capsys, monkeypatch, data, tmp_path):
     assert status == 0, err
     changes = {d["name"]: d["change"] for d in json.loads(out)["differences"]}
     assert changes["leak.verdict"] == changes["leak.copied"] == "better"
+    assert json.loads(out)["warnings"] == []
+    others, held = (str(tmp_path / name) for name in ("more", "held.npz"))
+    images, labels = tiny.bands(90, seed=5)
+    np.savez(held, images=images, labels=labels)
+    assert run(capsys, *command(data, "--heldout", held, "--most", "40", out=others))[0] == 0
+    told = json.loads(run(capsys, "compare", runs[0], others, "--json")[1])["warnings"]
+    assert [text.partition(":")[0] for text in told] == [
+        "the two audits differ in heldout",
+        "the two audits differ in most",
+        "the two audits differ in the content of the held out images",
+        "the two audits differ in the content of the training images",
+    ]
     (tmp_path / "others" / "metrics.json").unlink()
     status, _, err = run(capsys, "compare", *runs)
     assert status != 0 and "finished run" in err

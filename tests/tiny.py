@@ -58,7 +58,8 @@ HARDEN = (
 
 def ood_arguments(data, out, *more):
     """A whole hardening that takes a second."""
-    return ["ood", "train", str(data), *HARDEN, "--out", str(out), *more]
+    flags = HARDEN[2:] if "--model" in more else HARDEN  # a model has its width
+    return ["ood", "train", str(data), *flags, "--out", str(out), *more]
 
 
 def run(capsys, *arguments):

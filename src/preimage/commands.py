@@ -326,7 +326,8 @@ class Audit:
     evaluator: str | None = None
     """Independent classifier of the same classes; None takes a bundled classifier's own."""
     real: bool = True
-    """Look for real images, where none are named."""
+    """Look for real images, where none are named: those that a bundled classifier or a run of
+    `preimage train` saw."""
     budget: str = "5m"
     """Time for all of it, as 90s, 5m, 30m or 2h. The work is planned by it, and takes about as
     long."""

@@ -178,7 +178,8 @@ def _starts(context: Context, count: int) -> tuple[str, ImageSet]:
     real = context.data.test
     if real is not None:
         step = max(1, len(real) // count)
-        return "real ones", real.subset(torch.arange(0, len(real), step)[:count])
+        # few of them come again: what is made of one by chance is another image each time
+        return "real ones", real.subset(torch.arange(count) * step % len(real))
     try:
         name, images = "inversions", context.sample.images[:count]
     except LeftOutError:

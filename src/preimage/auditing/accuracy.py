@@ -29,18 +29,27 @@ class Balanced(NamedTuple):
     share: float
     low: float
     high: float
-    classes: int
-    """That there are images of."""
+    seen: int
+    """Classes that there are images of."""
 
-    @property
-    def works(self) -> str:
-        """Whether that is more than guessing, as far as so many images tell."""
-        guessing = 1 / self.classes
-        bar, half = (guessing + skill * (1 - guessing) for skill in (_SKILL, 0.5))
-        if self.low > bar:
+    def works(self, classes: int) -> str:
+        """Whether that is more than guessing among so many classes, as far as the images tell.
+
+        Where there are images of some of the classes alone, always naming one of these gets more
+        right than guessing does: what works gets more than that, and what does not work no more
+        than guessing.
+        """
+        if self.low > _bar(self.seen, _SKILL):
             return "yes"
         # of a few images even a good one may get few right
-        return "no" if self.share <= bar and self.high < half else "can't tell"
+        few = self.share <= _bar(classes, _SKILL) and self.high < _bar(classes, 0.5)
+        return "no" if few else "can't tell"
+
+
+def _bar(classes: int, skill: float) -> float:
+    """The accuracy that goes such a part of the way from guessing to certainty."""
+    guessing = 1 / classes
+    return guessing + skill * (1 - guessing)
 
 
 @part("accuracy", "task", 0.02, needs=("test",))
@@ -57,11 +66,11 @@ def accuracy(context: Context, seconds: float) -> Found:
         "balanced_accuracy": found.share,
         "balanced_low": found.low,
         "balanced_high": found.high,
-        "guessing": 1 / found.classes,
+        "guessing": 1 / context.classifier.classes,
         "images": len(known),
-        "works": found.works,
+        "works": found.works(context.classifier.classes),
     }
-    if found.works == "no":
+    if figures["works"] == "no":
         answer = premise(figures, "")
         context.report.warn(f"{answer.figure} {answer.meaning}")
     return Found(figures)

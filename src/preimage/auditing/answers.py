@@ -12,6 +12,8 @@ Tone = Literal["good", "fair", "bad", "unknown"]
 
 _FEW, _MANY = 0.01, 0.10
 _GOOD_AUROC, _FAIR_AUROC = 0.99, 0.90
+_LEAST_OOD = 50
+"""Images of a set below which an AUROC says little."""
 _HALF = 0.5
 _CLEAR_AUROC = 0.75
 """Of telling training images: half of the way from guessing."""
@@ -87,9 +89,12 @@ def _work(task: Mapping[str, Any]) -> tuple[str, Tone, str]:
         )
         return "No", "bad", text
     if task["works"] == "can't tell":
-        text = f" They are too few to tell that from guessing; give more, or check {_TO_CHECK}."
+        text = (
+            " They are too few, or of too few of its classes, to tell that from guessing; give "
+            f"more, or check {_TO_CHECK}."
+        )
         return "Can't tell", "unknown", text
-    if task["accuracy"] < _HALF:
+    if min(task["accuracy"], task["balanced_accuracy"]) < _HALF:
         return "In part", "fair", f" Where it is known to do better, check {_TO_CHECK}."
     return "Yes", "good", ""
 
@@ -110,8 +115,9 @@ _NOISE_WORDS = (
 def _accept(found: Mapping[str, Any], why: str) -> Answer:
     """By the worse of two shares: of inversions that fool it alone, and of noise that it takes.
 
-    Of few inversions none may be a counterfeit by chance: where the interval reaches from good to
-    bad they say nothing, and where there was none the noise has the word.
+    Of few images none may be of the bad kind by chance: what is good must be so at the upper end of
+    its interval. Where that reaches from good to bad they say nothing, and where there was no
+    counterfeit among them the noise has the word.
     """
     counterfeit, noise = found["counterfeit_share"], found["noise_share"]
     if noise is None and counterfeit is None:
@@ -119,32 +125,33 @@ def _accept(found: Mapping[str, Any], why: str) -> Answer:
     if counterfeit is None or (noise is not None and noise > counterfeit):
         return _accepts_noise(found)
     low, high = found["counterfeit_interval"]
-    unclear = _tells_nothing(low, high)
-    if unclear and not counterfeit and noise is not None:
+    tone = _sure_tone(counterfeit, low, high)
+    if tone == "unknown" and not counterfeit and noise is not None:
         return _accepts_noise(found)
     return Answer(
         _ACCEPT,
-        "Too few samples to tell" if unclear else _by(counterfeit, _COUNTERFEIT_WORDS),
+        _by(tone, _COUNTERFEIT_WORDS),
         f"{counterfeit:.1%}",
-        "of its confident inversions are not their class to an independent classifier"
-        + ("." if noise is None else f"; of noise it takes {noise:.1%} with confidence."),
+        "of its confident inversions are another class to an independent classifier, or it is "
+        "unsure" + ("." if noise is None else f"; of noise it takes {noise:.1%} with confidence."),
         f"{found['counterfeit_samples']} samples; 95 % interval {low:.1%} to {high:.1%}.",
-        "unknown" if unclear else _tone(counterfeit),
+        tone,
     )
 
 
 def _accepts_noise(found: Mapping[str, Any]) -> Answer:
     share, other = found["noise_share"], found["counterfeit_share"]
     low, high = found["noise_interval"]
+    tone = _sure_tone(share, low, high)
     return Answer(
         _ACCEPT,
-        _by(share, _NOISE_WORDS),
+        _by(tone, _NOISE_WORDS),
         f"{share:.1%}",
         "of noise, images made by code that show no class, are taken for one with over 99 % "
         "confidence"
         + ("." if other is None else f"; {other:.1%} of confident inversions are counterfeits."),
         f"{found['noise_images']} images; 95 % interval {low:.1%} to {high:.1%}.",
-        _tone(share),
+        tone,
     )
 
 
@@ -153,18 +160,20 @@ def _ood(found: Mapping[str, Any], accept: Mapping[str, Any], why: str) -> Answe
     auroc = found["auroc"]
     if auroc is None:
         return _nothing(question, why)
-    words = "Yes" if auroc >= _GOOD_AUROC else "Mostly" if auroc >= _FAIR_AUROC else "No"
+    tone: Tone = "good" if auroc >= _GOOD_AUROC else "fair" if auroc >= _FAIR_AUROC else "bad"
+    if found["images_each"] < _LEAST_OOD:
+        tone = "unknown"
     gain = found["hardened_auroc"]
     better = "" if gain is None else f" Hardened with a garbage class it reaches {gain:.3f}."
     return Answer(
         question,
-        words,
+        _by(tone, ("Yes", "Mostly", "No")),
         f"{auroc:.3f}",
         "is the mean AUROC of its own confidence between known and unknown images; "
         f"0.5 is guessing.{better}",
         f"{len(found['sets'])} sets of up to {found['images_each']} images; the lowest is "
         f"{found['auroc_lowest']:.3f}.",
-        "good" if auroc >= _GOOD_AUROC else "fair" if auroc >= _FAIR_AUROC else "bad",
+        tone,
     )
 
 
@@ -218,12 +227,16 @@ def _nothing(question: str, why: str) -> Answer:
     return Answer(question, "Not measured", "", why or "Nothing was measured.", "", "unknown")
 
 
-def _by(share: float, words: tuple[str, str, str]) -> str:
-    return words[("good", "fair", "bad").index(_tone(share))]
+def _by(tone: Tone, words: tuple[str, str, str]) -> str:
+    tones: tuple[Tone, ...] = ("good", "fair", "bad")
+    return words[tones.index(tone)] if tone in tones else "Too few images to tell"
 
 
-def _tells_nothing(low: float, high: float) -> bool:
-    return _tone(low) == "good" and _tone(high) == "bad"
+def _sure_tone(share: float, low: float, high: float) -> Tone:
+    """The share's tone, where it is good that of its upper end; none where that tells nothing."""
+    if _tone(low) == "good" and _tone(high) == "bad":
+        return "unknown"
+    return _tone(high) if _tone(share) == "good" else _tone(share)
 
 
 def _tone(share: float) -> Tone:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from preimage.auditing.figures import GIVEN, SECTIONS, Number, Other, Word, figures
+from preimage.auditing.markdown import cell
 from preimage.auditing.reconstructed import read_reconstruction
 from preimage.auditing.record import FORMAT, value_of
 from preimage.errors import PreimageError
 
 RECORD_FILE = "audit.json"
-Change = Literal["better", "worse", "changed"]
+Change = Literal["better", "worse", "changed", "within chance"]
 
 _ANY_FORMAT = FORMAT.rstrip("0123456789")
-_SETTINGS = ("budget_s", "seed", "data", "data_split", "heldout", "evaluator", "image")
-_SAME = 1e-12
+_SETTINGS = (
+    *("budget_s", "seed", "data", "data_split", "heldout", "evaluator", "image", "most"),
+    *("carrier", "start"),
+)
+_CONTENTS = "contents"
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
     return Comparison(
         (str(first["model"]), str(second["model"])),
         tuple(
-            Difference(name, here[name], there[name], _change(name, here[name], there[name]))
+            Difference(name, here[name], there[name], _change(name, first, second))
             for name in both
             if not _same(here[name], there[name])
         ),
@@ -116,6 +120,10 @@ def _other_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iter
         if first.get(name) != second.get(name):
             text = f"the two audits differ in {name.removesuffix('_s').replace('_', ' ')}"
             yield f"{text}: {first.get(name)} and {second.get(name)}"
+    contents = [record.get(_CONTENTS) or {} for record in (first, second)]
+    for name in sorted(contents[0].keys() & contents[1].keys()):
+        if contents[0][name] != contents[1][name]:
+            yield f"the two audits differ in the content of {name}"
     sets = [sorted(value_of(record, "ood.sets") or {}) for record in (first, second)]
     if sets[0] != sets[1] and all(sets):
         different = ", ".join(sorted(set(sets[0]) ^ set(sets[1])))
@@ -126,16 +134,16 @@ def comparison_markdown(found: Comparison) -> str:
     """A table of the differences."""
     first, second = found.models
     lines = [
-        f"# {first} and {second}",
+        f"# {cell(first)} and {cell(second)}",
         "",
-        f"| figure | first ({first}) | second ({second}) | |",
+        f"| figure | first ({cell(first)}) | second ({cell(second)}) | |",
         "|---|---|---|---|",
         *(
-            f"| {d.name} | {show(d.first)} | {show(d.second)} | {d.change} |"
+            f"| {d.name} | {cell(show(d.first))} | {cell(show(d.second))} | {d.change} |"
             for d in found.differences
         ),
         "",
-        *(f"- Note: {warning}." for warning in found.warnings),
+        *(f"- Note: {cell(warning)}." for warning in found.warnings),
         *(f"- Only one of the two measured {name}." for name in found.only_in_one),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -154,13 +162,17 @@ def _figures(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, float) and isinstance(second, float):
-        return abs(first - second) <= _SAME
-    return bool(first == second)
+    """Whether nobody could see a difference."""
+    return show(first) == show(second)
 
 
-def _change(name: str, first: Any, second: Any) -> Change:
-    kind = figures()[name]
+def _change(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Change:
+    kind, first, second = figures()[name], value_of(one, name), value_of(other, name)
+    if isinstance(kind, Number) and kind.interval is not None:
+        section = name.rpartition(".")[0]
+        bounds = [value_of(record, f"{section}.{kind.interval}") for record in (one, other)]
+        if all(bounds) and max(b[0] for b in bounds) <= min(b[1] for b in bounds):
+            return "within chance"
     if isinstance(kind, Word) and kind.ranked and {first, second} <= set(kind.choices):
         return "better" if kind.choices.index(second) < kind.choices.index(first) else "worse"
     if isinstance(kind, Number) and kind.better is not None:

@@ -18,6 +18,7 @@ from preimage.auditing.budget import (
     predict_seconds,
     reconstruction_seconds,
 )
+from preimage.auditing.figures import MOST_CLASSES
 from preimage.auditing.parts import LeftOutError
 from preimage.classifier import Classifier, all_frozen
 from preimage.commands import Audit
@@ -35,7 +36,6 @@ from preimage.run import RunFolder
 from preimage.runtime import make_fabric, stream
 from preimage.types import Sample
 
-MOST_CLASSES = 20
 """Classes that a page shows one by one."""
 
 _PLAN = "plan.json"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from preimage.auditing.context import Context, some
+from preimage.auditing.figures import OWN_SCORE
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.classifier import all_frozen
 from preimage.commands import OodTrain, Output, Start
@@ -35,14 +36,18 @@ from preimage.pages import STRIP, Histogram, Strip, histogram, method_table, str
 from preimage.panels import Panel, histograms, strips, table
 from preimage.training import accuracy_on
 
-OWN = Method("msp", "msp")
+OWN = Method(OWN_SCORE, OWN_SCORE)
 """The classifier's own confidence: the largest softmax probability (Hendrycks & Gimpel 2017)."""
 
 _COMBINED = Method(OURS, "combined")
 _TPR = 0.99
-_LEAST, _MOST = 200, 10_000
+_LEAST, _MOST = 50, 10_000
+_LEAST_FIT, _MOST_FIT, _FIT_SHARE = 500, 5000, 0.2
+"""Training images to fit baselines to, and the share of the time that their answers may take."""
 _PASSES = 8.0
 """Answers of the classifier that scoring an image by every baseline costs, roughly."""
+_PATIENCE = 3.0
+"""How many times its share of the time this part may take before something is left out of it."""
 _MOST_STRIPS = 6
 _STEP_PASSES = 4.0
 _BATCH = 256
@@ -105,7 +110,8 @@ def detection(context: Context, seconds: float) -> Found:
     """AUROC and FPR95 of the classifier's own confidence, of baselines and of the hardened one."""
     test = context.data.test
     assert test is not None
-    known = some(test, _room(context, seconds), context.command.seed)
+    fit = context.fixed("fit images", lambda: _fit_images(context, seconds))
+    known = some(test, _room(context, seconds, fit), context.command.seed)
     # what still shows its class is no mistake to take for it
     by_code = synthetic_names(shapeless=True)
     unknown = unknown_sets(
@@ -116,7 +122,7 @@ def detection(context: Context, seconds: float) -> Found:
         most=len(known),
         seed=context.command.seed,
     )
-    judges, notes = _judges(context)
+    judges, notes = _judges(context, fit)
     hardened = _hardened(context)
     judges += [DetectorJudge(hardened)] if hardened else []
     evaluation = Evaluation(known, judges, _TPR)
@@ -142,31 +148,49 @@ def detection(context: Context, seconds: float) -> Found:
     return Found(figures, panels, notes)
 
 
-def _room(context: Context, seconds: float) -> int:
-    """Images a set that there is time for."""
+def _scoring(context: Context, images: int, passes: float) -> float:
+    """Seconds for so many images of every set."""
     sets = 10 + len(context.command.ood)
-    return int(
-        context.fixed(
-            "ood images",
-            lambda: min(
-                _MOST, max(_LEAST, int(seconds / sets / (_PASSES * context.predict_seconds)))
-            ),
-        )
-    )
+    return sets * images * passes * context.predict_seconds
 
 
-def _judges(context: Context) -> tuple[list[Judge], list[str]]:
+def _fit_images(context: Context, seconds: float) -> int:
+    """Images to fit baselines to; 0 where even a few scored by all of them take too long."""
+    if _scoring(context, _LEAST, _PASSES) > _PATIENCE * seconds:
+        return 0
+    room = int(_FIT_SHARE * seconds / max(1e-9, context.predict_seconds))
+    return max(_LEAST_FIT, min(_MOST_FIT, room))
+
+
+def _room(context: Context, seconds: float, fit: int) -> int:
+    """Images a set that there is time for."""
+    passes = _PASSES if fit else 1.0
+
+    def choose() -> int:
+        least = _scoring(context, _LEAST, passes)
+        if least > _PATIENCE * seconds:
+            raise LeftOutError(
+                f"scoring {_LEAST} images of every set would take about {_minutes(least)} and "
+                f"there are {_minutes(seconds)} for it; give a larger --budget"
+            )
+        return max(_LEAST, min(_MOST, int(seconds / max(1e-9, _scoring(context, 1, passes)))))
+
+    return int(context.fixed("ood images", choose))
+
+
+def _judges(context: Context, fit: int) -> tuple[list[Judge], list[str]]:
     """Who scores, and sentences on who does not."""
     # without training images nothing can be fitted; the test images must not stand in for them
     train = context.data.train
-    names = BASELINES if train is not None else UNFITTED
+    names = (BASELINES if train is not None else UNFITTED) if fit else (OWN.method,)
     stand_in = train if train is not None else context.data.test
     assert stand_in is not None
-    fitted = Fitted(
-        context.classifier, some(stand_in, 5000, context.command.seed), context.command.seed
-    )
+    seed = context.command.seed
+    fitted = Fitted(context.classifier, some(stand_in, fit or _LEAST, seed), seed)
     scorers, left_out = fit_baselines(names, fitted)
-    notes = [
+    slow = "Left out: the baselines, which take longer than there is time; give a larger --budget."
+    notes = [] if fit else [slow]
+    notes += [
         f"Left out: {', '.join(name for name in left_out if left_out[name] == reason)}, {reason}"
         for reason in dict.fromkeys(left_out.values())
     ]
@@ -205,7 +229,12 @@ def _table(records: list[dict[str, Any]]) -> Panel:
 def _histograms(plots: list[Histogram]) -> Panel:
     return histograms(
         "How confident it is",
-        ("known", "unknown", "images by its own confidence, less confident to the right."),
+        (
+            "known",
+            "unknown",
+            "images by its own confidence, less confident to the right. Left of the dashed line "
+            f"are {_TPR:.0%} of the known ones.",
+        ),
         plots,
     )
 

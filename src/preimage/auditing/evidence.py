@@ -135,7 +135,7 @@ def find_boundaries(context: Context, seconds: float) -> Found:
     distance_map = heat(
         "How near the boundaries are",
         "Distance in pixels (L2, to first order) from inversions of the row's class to the "
-        "boundary with the column's; the median. The darker, the nearer.",
+        "boundary with the column's; the median. The stronger the colour, the nearer.",
         context.names,
         distances.table,
     )

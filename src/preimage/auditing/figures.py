@@ -21,6 +21,8 @@ class Number:
     """None where neither direction is good or bad by itself."""
     whole: bool = False
     """Whether it counts something, so that it can equal a value."""
+    interval: str | None = None
+    """The figure of the section that holds its interval of 95 %, two numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Other:
 Figure = Number | Word | Other
 
 
-def _share(better: Better | None = None) -> Number:
-    return Number(0.0, 1.0, better)
+def _share(better: Better | None = None, least: float = 0.0, interval: str | None = None) -> Number:
+    return Number(least, 1.0, better, interval=interval)
 
 
 def _amount(better: Better | None = None) -> Number:
@@ -53,6 +55,14 @@ def _count(better: Better | None = None) -> Number:
     return Number(0.0, math.inf, better, whole=True)
 
 
+_VENDI = Number(1.0, math.inf)
+"""An effective number of images."""
+OWN_SCORE = "msp"
+"""The classifier's own confidence, which the others are baselines beside."""
+MOST_CLASSES = 20
+"""Shown on a page."""
+LEAST_P = 0.0005
+"""Of a test by random divisions; that of a verdict, the smaller of two, counts double."""
 VERDICTS = ("no evidence of a leak", "can't tell", "leaks")
 
 SECTIONS: dict[str, dict[str, Figure]] = {
@@ -69,33 +79,33 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "inversion_accuracy": _share(),
         "evaluator_accuracy": _share(),
         "confidence": _share(),
-        "vendi_pixel": _amount(),
-        "vendi_pixel_real": _amount(),
-        "vendi_feature": _amount(),
-        "vendi_feature_real": _amount(),
+        "vendi_pixel": _VENDI,
+        "vendi_pixel_real": _VENDI,
+        "vendi_feature": _VENDI,
+        "vendi_feature_real": _VENDI,
         "precision": _share(),
         "coverage": _share("larger"),
         "steps": _count(),
-        "counterfeit_share": _share("smaller"),
+        "counterfeit_share": _share("smaller", interval="counterfeit_interval"),
         "counterfeit_interval": Other(),
         "counterfeit_samples": _count(),
-        "noise_share": _share("smaller"),
+        "noise_share": _share("smaller", interval="noise_interval"),
         "noise_interval": Other(),
         "noise_images": _count(),
         "noise_by_set": Other(),
         "boundary_reached": _share(),
         "boundary_distance": _amount("larger"),
-        "classes_shown": _count(),
+        "classes_shown": Number(0.0, MOST_CLASSES, whole=True),
     },
     "ood": {
         "known": Word(),
         "sets": Other(),
         "images_each": _count(),
-        "score": Word(),
+        "score": Other(),
         "auroc": _share("larger"),
         "auroc_lowest": _share("larger"),
         "fpr95": _share("smaller"),
-        "best_baseline": Word(BASELINES),
+        "best_baseline": Word(tuple(name for name in BASELINES if name != OWN_SCORE)),
         "best_baseline_auroc": _share("larger"),
         "best_baseline_fpr95": _share("smaller"),
         "hardened_auroc": _share("larger"),
@@ -106,7 +116,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
     "leak": {
         "verdict": Word(VERDICTS, ranked=True),
         "reason": Other(),
-        "p_value": _share("larger"),
+        "p_value": _share("larger", least=2 * LEAST_P),
         "effect": Number(-math.inf, math.inf, "smaller"),
         "interval": Other(),
         "recovered": _count("smaller"),
@@ -118,7 +128,7 @@ SECTIONS: dict[str, dict[str, Figure]] = {
         "ssim_control": Number(-1.0, 1.0),
         "first_layer": Word(("dense", "other")),
         "membership_auroc": _share("smaller"),
-        "membership_p_value": _share("larger"),
+        "membership_p_value": _share("larger", least=LEAST_P),
         "membership_loss_auroc": _share("smaller"),
         "accuracy": _share("larger"),
         "images_each": _count(),

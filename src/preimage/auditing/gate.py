@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preimage.auditing.figures import Figure, Number, Other, Word, figures
+from preimage.auditing.markdown import cell, code
 from preimage.auditing.record import told, value_of
 from preimage.errors import PreimageError
 
@@ -88,20 +89,20 @@ def junit(outcomes: Sequence[Outcome], name: str) -> str:
 def markdown(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """A short summary: its accuracy, the three answers, and the conditions where there are some."""
     lines = [
-        f"# Audit of {_cell(record['model'])}",
+        f"# Audit of {cell(record['model'])}",
         "",
         "| question | answer | figure |",
         "|---|---|---|",
         *(
-            f"| {_cell(a['question'])} | {_cell(a['answer'])} "
-            f"| {_cell(a['figure'])} {_cell(a['meaning'])} |"
+            f"| {cell(a['question'])} | {cell(a['answer'])} "
+            f"| {cell(a['figure'])} {cell(a['meaning'])} |"
             for a in told(record)
         ),
     ]
     if outcomes:
         lines += ["", "| fail on | measured | result |", "|---|---|---|"]
         lines += [
-            f"| `{_cell(o.condition)}` | {_cell(_text(o.measured))} "
+            f"| {code(o.condition)} | {cell(_text(o.measured))} "
             f"| {'failed' if o.failed else 'passed'} |"
             for o in outcomes
         ]
@@ -210,9 +211,3 @@ def _text(value: Any) -> str:
     if value is None:
         return "not measured"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a cell of a table or begin HTML."""
-    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|")
-    return " ".join(escaped.replace("<", "&lt;").replace(">", "&gt;").split())

@@ -19,6 +19,7 @@ from preimage.auditing.context import Context, Data
 from preimage.auditing.page import audit_page
 from preimage.auditing.parts import MISSING, Found, LeftOutError, Need, Part, parts
 from preimage.auditing.progress import AuditReporter
+from preimage.auditing.reconstructed import contents
 from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.classifier import Classifier
 from preimage.commands import Audit, Measure
@@ -78,6 +79,10 @@ def audit_job(
     one_device(command.runtime, "an audit")
     budget = parse_budget(command.budget)
     check_seed(command.seed)
+    if not command.real and (command.data or command.heldout):
+        raise PreimageError(
+            "expected no --data or --heldout beside --no-real, found one; leave either out"
+        )
     named = classifier is None
     classifier = classifier or load_classifier(command.model)
     heard = AuditReporter(report)
@@ -314,6 +319,7 @@ def _record(context: Context, done: dict[str, dict[str, Any]], budget: float) ->
         "data": context.data.name,
         "data_split": context.data.split,
         **{name: getattr(context.command, name) for name in ("heldout", "evaluator")},
+        "contents": contents(context.folder.settings["config"]),
         "seed": context.command.seed,
         "budget_s": budget,
         "seconds": round(sum(entry["seconds"] for entry in done.values()), 1),

@@ -9,6 +9,7 @@ from typing import Any
 from preimage.auditing.record import FORMAT, empty_sections, fill
 from preimage.errors import PreimageError
 from preimage.run import RunFolder
+from preimage.settings import EVALUATOR, IMAGES
 
 _SAME_NAME = (
     *("verdict", "reason", "p_value", "effect", "interval", "images_each"),
@@ -36,6 +37,17 @@ def leak_figures(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
     }
 
 
+def contents(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Digests of what a run was made with beside its classifier, by what it is."""
+    return {
+        "the evaluator": settings[EVALUATOR],
+        **{
+            f"the {name.replace('_', ' ')} images": digest
+            for name, digest in settings[IMAGES].items()
+        },
+    }
+
+
 def read_reconstruction(path: Path) -> dict[str, Any] | None:
     """A run of `preimage reconstruct` as the audit that measured nothing else.
 
@@ -55,6 +67,9 @@ def read_reconstruction(path: Path) -> dict[str, Any] | None:
         fill(sections["leak"], leak_figures(result, settings["config"]))
         given = {name: result[name] for name in ("classes", "seed", "seconds")}
         named = {"model": settings["model"]["model"], "data": result["dataset"]}
+        named |= {name: settings["control"][name] for name in ("heldout", "evaluator", "most")}
+        named |= {name: settings["config"][name] for name in ("carrier", "start")}
+        named["contents"] = contents(settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise PreimageError(
             f"expected a whole reconstruction, found a damaged one in '{path}'; restore it, or "

@@ -209,6 +209,11 @@ def _subjects(command: OodEval, report: Reporter) -> _Subjects:
     if is_detector(path):
         detector = Detector.load(path)
         return _Subjects(detector, _plain(command, detector, report))
+    if command.plain is not None:
+        raise PreimageError(
+            f"expected no --plain beside '{command.model}', which is no detector but a plain "
+            "classifier itself, found one; leave it out"
+        )
     report.warn(
         f"'{command.model}' has no garbage class, so baselines alone are measured; make a detector "
         "with `preimage ood train`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from preimage.data import ImageSet, load
 from preimage.data.order import in_order
 from preimage.data.overlap import not_among
 from preimage.digest import classifier_digest, images_digests
+from preimage.errors import PreimageError
 from preimage.files import text_bytes
 from preimage.jobs.report import Reporter, Silent
 from preimage.jobs.train import test_set, train_config
@@ -108,6 +109,7 @@ class _Given(NamedTuple):
 
 def _given(command: OodTrain, report: Reporter) -> _Given:
     """Load what the command names, in one order of classes and one shape of image."""
+    _refuse_unused(command)
     start = load_classifier(command.start) if command.start.model else None
     # without a model, --image says what to convert the images to
     asked = ImageSpec(*command.start.image) if command.start.image else None
@@ -122,6 +124,21 @@ def _given(command: OodTrain, report: Reporter) -> _Given:
             "images that nothing was chosen by"
         )
     return _Given(start, data, heldout, test)
+
+
+def _refuse_unused(command: OodTrain) -> None:
+    """Say so where a setting is of a network to load and none is, or of one to build."""
+    if command.start.model:
+        usual = {field.name: field.default for field in fields(OodTrain)}
+        given = [name for name in ("arch", "width") if getattr(command, name) != usual[name]]
+        why = "which is that of --model already"
+    else:
+        given = [name for name, value in vars(command.start).items() if value is not None]
+        given = [name for name in given if name not in ("model", "image")]
+        why = "as without --model a network is built anew"
+    if given:
+        name = given[0].replace("_", "-")
+        raise PreimageError(f"expected no --{name}, found one; leave it out, {why}")
 
 
 def _heldout(source: str | None, data: ImageSet, report: Reporter) -> ImageSet | None:
