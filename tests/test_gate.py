@@ -240,7 +240,8 @@ def test_equal_audits_do_not_differ():
 
 
 @pytest.mark.parametrize(
-    "damage", [{"classes": None}, {"classes": "3"}, {"leak": None}, {"ood": [1]}]
+    "damage",
+    [{"classes": None}, {"classes": "3"}, {"leak": None}, {"ood": [1]}, {"contents": ["a"]}],
 )
 def test_a_damaged_audit_is_one_sentence(tmp_path, damage):
     file = tmp_path / "audit.json"

@@ -84,8 +84,8 @@ def read_audit(source: str) -> dict[str, Any]:
 
 def _is_whole(record: dict[str, Any]) -> bool:
     named = isinstance(record.get("classes"), int) and "model" in record
-    # one of an earlier version may lack a section
-    return named and all(isinstance(record.get(name, {}), dict) for name in SECTIONS)
+    # one of an earlier version may lack some of these
+    return named and all(isinstance(record.get(name, {}), dict) for name in (*SECTIONS, _CONTENTS))
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
