@@ -1,6 +1,6 @@
 """Draw the README's picture of an audit: the top of its page, as a browser shows it.
 
-    preimage audit mnist --budget 3m --out runs/audit-mnist
+    preimage audit mnist --ood fashion_mnist cifar10 gtsrb --budget 3m --out runs/audit-mnist
     python benchmarks/page_picture.py runs/audit-mnist
 
 It takes a ``chromium`` on the path.
@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from preimage.files import write_atomic
 
 PICTURE = Path(__file__).parents[1] / "docs" / "audit.png"
-WIDTH, HEIGHT = 1100, 1150
+WIDTH, HEIGHT = 1100, 770
 
 
 def main() -> None:
