@@ -239,7 +239,7 @@ def test_a_layer_behind_others_is_not_taken_for_the_first(arch):
         assert first_layer(target) is None
 
 
-def test_a_layer_that_is_called_by_keyword_is_not_taken_for_the_first():
+def test_a_layer_that_is_called_by_keyword_is_the_first_as_well():
     class Named(nn.Module):
         def __init__(self):
             super().__init__()
@@ -248,9 +248,18 @@ def test_a_layer_that_is_called_by_keyword_is_not_taken_for_the_first():
         def forward(self, images):
             return self.two(self.one(input=images.flatten(1)).relu())
 
-    target = Classifier(Named().eval(), SPEC)
-    with frozen(target):
-        assert first_layer(target) is None
+    torch.manual_seed(0)
+    named = Named().eval()
+    placed = nn.Sequential(nn.Flatten(), named.one, nn.ReLU(), named.two)
+    images = torch.rand(5, *SPEC.shape, generator=stream("named"))
+    found = []
+    for network in (named, placed):
+        target = Classifier(network, SPEC)
+        with frozen(target):
+            layer = first_layer(target)
+            found.append((layer.weights, layer.gradients(images)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other) and bool(one.any())
 
 
 def planted():
