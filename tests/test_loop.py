@@ -13,7 +13,7 @@ from preimage.classifier import Classifier
 from preimage.config import GeneratorConfig, InvertConfig, Runtime
 from preimage.diagnostics import Check, diagnose
 from preimage.errors import DivergedError, PreimageError
-from preimage.inversion import Inversion
+from preimage.inversion import Inversion, predict
 from preimage.loop import invert, member_starts, step_labels
 from preimage.losses import Objective, WeightedTerm
 from preimage.runtime import is_follower, stream
@@ -356,3 +356,8 @@ def test_labels_that_are_no_row_of_classes_are_told(classifier, labels):
             ask(labels)
     assert inversion.images(torch.tensor([3, 0], dtype=torch.uint8)).shape == (2, *SPEC.shape)
     assert len(inversion.images([])) == 0
+
+
+def test_answers_keep_no_graph(classifier):
+    images = torch.rand(3, *SPEC.shape, requires_grad=True)
+    assert not any(part.requires_grad for part in predict(classifier, images))

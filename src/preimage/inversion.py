@@ -207,7 +207,6 @@ class Inversion:
         return inversion
 
 
-@torch.no_grad()
 def _as_labels(labels: Any) -> Tensor:
     """Class indices (N,) of any whole type, as int64 on the CPU."""
     try:
@@ -227,6 +226,7 @@ def _no_labels(found: str) -> PreimageError:
     )
 
 
+@torch.no_grad()
 def predict(classifier: Classifier, images: Tensor) -> Prediction:
     """The classifier's float32 answer on images (N, C, H, W), in evaluation mode, on the CPU."""
     batch = at_once(classifier.spec, _CHUNK)
