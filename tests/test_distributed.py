@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from preimage import loop
 from preimage.classifier import Classifier
+from preimage.cli import main
 from preimage.config import Augmentation, GeneratorConfig, InvertConfig, Runtime
+from preimage.distributed import GlobalBatchNorm2d, _whole
 from preimage.loop import invert
 from preimage.room import step_bytes
 from preimage.terms.paper import cosine_similarity
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
-from tiny import draw_sample
+from tiny import draw_sample, invert_arguments
 
 
 def run(processes: int, steps: int):
     torch.manual_seed(0)
-    network = build("cnn", ImageSpec(1, 12, 12), 4, 8)
+    network = build("cnn", ImageSpec(3, 12, 12), 4, 8)
     config = InvertConfig(
         steps=steps,
         batch=16,
@@ -35,15 +41,26 @@ def run(processes: int, steps: int):
         view=Augmentation(flip=True, shift=1, rotate=10, contrast=0.2),
     )
     runtime = Runtime(accelerator="cpu", devices=processes, precision="32-true")
-    return invert(network, config, image=(1, 12, 12), runtime=runtime)
+    return invert(network, config, image=(3, 12, 12), runtime=runtime)
 
 
-def worker(rank: int, port: int, path: str) -> None:
+def start(rank: int, port: int) -> None:
+    """Be one of two processes as a launcher starts them."""
     values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     values |= {"NODE_RANK": 0, "GROUP_RANK": 0, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in values.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
     torch.set_num_threads(1)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def worker(rank: int, port: int, path: str) -> None:
+    start(rank, port)
     seen, taken = [], []
     loop.step_bytes = lambda forward: taken.append(step_bytes(forward)) or taken[-1]
     with register_module_forward_pre_hook(lambda *call: seen.append(learnt_from(*call))):
@@ -69,10 +86,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(loop, "step_bytes", lambda of: taken.append(step_bytes(of)) or taken[-1])
     one = run(1, steps=4)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, args=(port, str(tmp_path)), nprocs=2)
+    mp.spawn(worker, args=(free_port(), str(tmp_path)), nprocs=2)
     for rank in range(2):
         state, loss, seen, bytes_each = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         # nor does any hold more than its share of the graph, but for the layers of the others
@@ -93,3 +107,51 @@ def test_the_pairwise_terms_would_differ_on_a_share_of_the_batch():
     ]
     whole = cosine_similarity(sample)
     assert abs(float(whole - torch.stack(halves).mean())) > 1e-3
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """As if another process held the same; gives what was gathered."""
+    seen = []
+
+    def all_gather(parts, tensor):
+        seen.extend([*parts, tensor])
+        for part in parts:
+            part.copy_(tensor)
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    return seen
+
+
+def test_what_is_gathered_lies_in_rows_as_every_backend_takes_it(echo):
+    images = torch.rand(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(_whole(images), torch.cat([images, images]))
+    assert echo and all(tensor.is_contiguous() for tensor in echo)
+
+
+def test_batch_norm_over_processes_stays_sound_where_a_channel_is_nearly_constant(echo):
+    images = 50 + 0.01 * torch.randn(8, 16, 6, 6)
+    shared, plain = GlobalBatchNorm2d(16), nn.BatchNorm2d(16)
+    shared.processes = 2
+    torch.testing.assert_close(shared(images), plain(images), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(shared.running_mean, plain.running_mean)
+    torch.testing.assert_close(shared.running_var, plain.running_var, atol=1e-3, rtol=1e-3)
+
+
+def call(rank: int, port: int, path: str, arguments: list[str]) -> None:
+    os.chdir(path)
+    start(rank, port)
+    Path(f"{rank}.txt").write_text(str(main(arguments)))
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(("more", "status"), [((), 0), (("--batch", "30"), 2)])
+def test_no_process_waits_for_a_first_one_that_has_nothing_to_do(tmp_path, more, status):
+    arguments = invert_arguments("run", "--no-student", "--precision", "32-true")
+    assert main(arguments) == 0
+    several = [*arguments, "--accelerator", "cpu", "--devices", "2", *more]
+    mp.spawn(call, args=(free_port(), str(tmp_path), several), nprocs=2)
+    assert Path("0.txt").read_text() == str(status)
+    assert not Path("1.txt").exists()  # it left without a word

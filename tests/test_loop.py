@@ -16,7 +16,8 @@ from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion, predict
 from preimage.loop import invert, member_starts, step_labels
 from preimage.losses import Objective, WeightedTerm
-from preimage.runtime import is_follower, stream
+from preimage.processes import is_follower
+from preimage.runtime import stream
 from preimage.terms.paper import cross_entropy
 from preimage.types import ImageSpec
 from tiny import Memory, ScaledFabrics, fit, killer

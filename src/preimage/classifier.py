@@ -223,6 +223,7 @@ def frozen(classifier: Classifier, device: torch.device | None = None) -> Iterat
 
 def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
     """Give buffers that the network changed their former values; caches that it made stay."""
+    alike = {}
     for name, buffer in module.named_buffers():
         before = buffers.get(name)
         if before is None:
@@ -230,8 +231,20 @@ def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
         if buffer.shape != before.shape:
             owner, _, own = name.rpartition(".")
             setattr(module.get_submodule(owner), own, before)
-        elif not torch.equal(buffer.nan_to_num(), before.nan_to_num()):
-            buffer.copy_(before)
+        else:
+            alike[buffer] = before
+    for buffer in _changed(alike):
+        buffer.copy_(alike[buffer])
+
+
+def _changed(before: dict[Tensor, Tensor]) -> list[Tensor]:
+    """Those that differ from what they were: a GPU is waited for once, not once for each."""
+    if not before:
+        return []
+    first = next(iter(before)).device
+    apart = [(now.nan_to_num() != was.nan_to_num()).any().to(first) for now, was in before.items()]
+    flags = torch.stack(apart).tolist()
+    return [now for now, is_apart in zip(before, flags, strict=True) if is_apart]
 
 
 @contextmanager

@@ -38,8 +38,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        # rows as they lie: of images in channels_last some backends would mix up the values
+        tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
+        dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
     @staticmethod
@@ -87,14 +89,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         count = self.processes * x.numel() / x.shape[1]
-        moments = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
-        mean, square = _Sum.apply(moments) / count
-        variance = square - mean.square()
+        mean = _Sum.apply(wide.sum((0, 2, 3))) / count
+        apart = wide - mean[:, None, None]
+        # of the squares' mean less the mean's square, rounding may leave less than nothing
+        variance = _Sum.apply(apart.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         # written out: F.batch_norm has no gradient through statistics that it is given
         scale = self.weight * (variance + self.eps).rsqrt()
-        offset = self.bias - mean * scale
-        return (wide * scale[:, None, None] + offset[:, None, None]).to(x.dtype)
+        return (apart * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None

@@ -38,6 +38,15 @@ def prepare(network: nn.Module, fitting: Fitting) -> None:
         place.p = fitting.dropout
 
 
+def check_private(fitting: Fitting, precision: str) -> None:
+    """Refuse DP-SGD with gradients that 16-mixed has scaled, which it would clip as they are."""
+    if fitting.dp_noise is not None and precision == "16-mixed":
+        raise PreimageError(
+            "expected --precision bf16-mixed or 32-true with --dp-noise, found 16-mixed, which "
+            "scales the gradients that are clipped; choose one of those"
+        )
+
+
 @contextmanager
 def private(
     network: nn.Module, optimizer: Any, fitting: Fitting, batch: int

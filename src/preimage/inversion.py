@@ -21,7 +21,7 @@ from preimage.drawing import at_once
 from preimage.errors import PreimageError
 from preimage.files import write_atomic
 from preimage.generator import Noise, make_generator, plane_size
-from preimage.runtime import channels_last, stream
+from preimage.runtime import channels_last, random_state, stream
 from preimage.tensors import below, pack, understood, unpack
 from preimage.types import Condition, ImageSpec, Prediction, Sample
 
@@ -60,8 +60,7 @@ class Inversion:
         self.scheme = make_scheme(
             config.conditioning, len(class_names), plane_size(spec), config.spread, config.margin
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+        with random_state(config.seed):
             self.generator = make_generator(spec, self.scheme, config.generator)
         self.generator.to(memory_format=torch.channels_last)
         self.bank = nn.ModuleList()

@@ -290,6 +290,8 @@ class Trainer:
             gradient=gradient,
             shares=shares,
         )
+        # whether to stop follows from it, and processes that judge by other chips may differ
+        check = self.fabric.broadcast(check)
         self.inversion.checks = (*self.inversion.checks, check)
         return check
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -61,21 +61,6 @@ def load_scaler(fabric: Fabric, state: dict[str, Any]) -> None:
         fabric.strategy.precision.load_state_dict(state)
 
 
-def is_follower(runtime: Runtime) -> bool:
-    """Whether this process was started to help a first one, which does the telling and writing.
-
-    A job scheduler numbers processes that have nothing to do with each other too, so the numbers
-    tell nothing of a run on one device.
-    """
-    if runtime.devices == 1:
-        return False
-    names = ["RANK", "LOCAL_RANK", "NODE_RANK"]
-    # where Fabric takes its ranks from the scheduler, and not else, its number counts
-    names += ["SLURM_PROCID"] if SLURMEnvironment.detect() else []
-    ranks = (os.environ.get(name, "") for name in names)
-    return any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
-
-
 def precision_name(runtime: Runtime) -> str:
     """What the precision "auto" comes to on this machine, or the one that was asked for.
 
@@ -115,6 +100,25 @@ def stream(*key: int | str) -> torch.Generator:
     text = "/".join(str(part) for part in key)
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+@contextmanager
+def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """PyTorch's global random numbers as they follow from `seed`, and as before at the end.
+
+    Args:
+        seed: names the numbers.
+        device: whose numbers are drawn as well as the CPU's; the other devices are left alone.
+    """
+    used = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=used):
+        torch.default_generator.manual_seed(seed)
+        for each in used:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        if device is not None and device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from preimage.drawing import (
     to_bytes,
 )
 from preimage.errors import PreimageError
-from preimage.runtime import channels_last, make_fabric, stream
+from preimage.runtime import channels_last, make_fabric, random_state, stream
 from preimage.training import channel_statistics
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build, family, names
@@ -105,8 +105,8 @@ def student_accuracy(
     device = home(classifier, drawn_on)
     fabric = make_fabric(Runtime(accelerator=cast(Any, device.type), precision=precision))
     # weights, and dropout where the architecture has any, draw from the global stream
-    with torch.random.fork_rng(), torch.enable_grad():
-        torch.manual_seed(stream(seed, "student", "weights").initial_seed())
+    first = stream(seed, "student", "weights").initial_seed()
+    with random_state(first, device), torch.enable_grad():
         mean, std = channel_statistics(images)
         arch = student_architecture(config, classifier)
         network = _Normalised(build(arch, real.spec, classes, config.width), mean, std)

@@ -20,9 +20,17 @@ from preimage.config import Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
-from preimage.fitting import prepare, private
+from preimage.fitting import check_private, prepare, private
 from preimage.limits import check_train
-from preimage.runtime import channels_last, load_scaler, make_fabric, scaler_state, stream
+from preimage.runtime import (
+    channels_last,
+    load_scaler,
+    make_fabric,
+    precision_name,
+    random_state,
+    scaler_state,
+    stream,
+)
 from preimage.zoo.architectures import build
 
 _SAVES = 100
@@ -66,9 +74,9 @@ def train(
         DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
     """
     check_train(config)
+    check_private(config.fitting, precision_name(runtime or Runtime()))
     fabric = make_fabric(one_device(runtime or Runtime()))
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with random_state(config.seed, fabric.device):
         training = _Training(data, config)
         training.run(fabric, checkpoint, on_epoch)
     return Classifier(
@@ -127,10 +135,9 @@ class _Training:
         smoothing = config.fitting.label_smoothing
         model.train()
         total, right, seen = 0.0, 0, 0
-        for images, labels in shuffled_batches(self.data, config, epoch):
-            inputs = channels_last((images - self.mean) / self.std)
-            inputs, labels = fabric.to_device((inputs, labels))
-            logits = model(inputs)
+        mean, std = fabric.to_device((self.mean, self.std))
+        for images, labels in shuffled_batches(self.data, config, epoch, fabric.device):
+            logits = model(channels_last((images - mean) / std))
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             optimizer.zero_grad()
             fabric.backward(loss)
@@ -222,15 +229,16 @@ def predictions(classifier: Classifier, data: ImageSet, batch: int = 500) -> Ten
 
 
 def shuffled_batches(
-    data: ImageSet, config: TrainConfig, epoch: int
+    data: ImageSet, config: TrainConfig, epoch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches; a last short one is left out unless it is the only one."""
+    """Shuffled batches, augmented on `device`; a last short one only if there is no other."""
     random = stream(config.seed, "batches", epoch)
     order = torch.randperm(len(data), generator=random)
     batch = min(config.batch, len(data))
     for start in range(0, batch_count(len(data), config.batch) * batch, batch):
         index = order[start : start + batch]
-        yield augment(data.floats(index), config.augmentation, random), data.labels[index]
+        images = data.images[index].to(device).float() / 255
+        yield augment(images, config.augmentation, random), data.labels[index].to(device)
 
 
 def batch_count(images: int, batch: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from preimage.loop import Progress, invert
 from preimage.losses import imported_terms
 from preimage.metrics import Metrics, evaluate
 from preimage.plugins import import_attribute, is_plugin
+from preimage.processes import called, is_follower, leading
 from preimage.run import RunFolder, folder_name
-from preimage.runtime import is_follower, make_fabric, precision_name
+from preimage.runtime import make_fabric, precision_name
 from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
 from preimage.sources import load_classifier
@@ -70,9 +71,27 @@ def invert_job(
     check_measure(command.measure.samples, command.measure.student_steps)
     classifier = classifier or load_classifier(command.model)
     if is_follower(command.runtime):
-        invert(classifier, command.config, runtime=command.runtime)
+        _follow(classifier, command)
         raise SystemExit(0)
-    judges = judges or find_judges(command.model, classifier, command.measure, report)
+    with leading(command.runtime) as begin:
+        judges = judges or find_judges(command.model, classifier, command.measure, report)
+        return _lead(command, report, classifier, judges, begin)
+
+
+def _follow(classifier: Classifier, command: Invert) -> None:
+    """Train with the first process, which tells of what goes wrong there."""
+    if called(command.runtime):
+        with suppress(DivergedError):
+            invert(classifier, command.config, runtime=command.runtime)
+
+
+def _lead(
+    command: Invert,
+    report: Reporter,
+    classifier: Classifier,
+    judges: Judges,
+    begin: Callable[[], None],
+) -> tuple[dict[str, Any], Path]:
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {
         "model": asdict(command.model),
@@ -88,7 +107,9 @@ def invert_job(
     }
     with RunFolder.create(path, "invert", settings, overwrite=command.output.overwrite) as folder:
         if not folder.finished:
-            doubt(judges, classifier, report)
+            with all_frozen(make_fabric(command.runtime).device, classifier, judges.evaluator):
+                doubt(judges, classifier, report)
+            begin()
             inversion, seconds = _train(folder, command, classifier, report)
             folder.write(GENERATOR_FILE, inversion.to_bytes())
             device = make_fabric(command.runtime).device

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preimage.classifier import Classifier, float32_weights, frozen
+from preimage.classifier import Classifier, all_frozen, float32_weights, frozen
 from preimage.commands import Reconstruct
 from preimage.data import load
 from preimage.data.known import KNOWN, known_name, same_source
@@ -43,7 +43,7 @@ from preimage.limits import check_control, check_reconstruct
 from preimage.pages import Picture, Strip, histogram
 from preimage.panels import Panel, histograms, strips
 from preimage.run import RunFolder, folder_name
-from preimage.runtime import precision_name
+from preimage.runtime import make_fabric, precision_name
 from preimage.settings import CODE, EVALUATOR, IMAGES, PRECISION, WEIGHTS
 from preimage.source_code import code_digests
 from preimage.sources import load_classifier
@@ -103,7 +103,8 @@ def reconstruct_job(
     ) as folder:
         if not folder.finished:
             found, seconds = _search(folder, command, classifier, report)
-            compared = _Compared(found, groups, classifier, evaluator, config.seed)
+            with all_frozen(make_fabric(command.runtime).device, classifier, evaluator):
+                compared = _Compared(found, groups, classifier, evaluator, config.seed)
             if evaluator is not None and compared.by_features is None:
                 report.warn("similarities by features are left open: the evaluator answers NaN")
             told = _memberships(classifier, compared, config.seed, report)

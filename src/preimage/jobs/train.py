@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from preimage.classifier import Classifier
+from preimage.classifier import Classifier, frozen
 from preimage.commands import Fit, Train
 from preimage.config import FEW, RECIPES, Augmentation, Recipe, TrainConfig
 from preimage.data import ImageSet, load
@@ -19,7 +19,7 @@ from preimage.fitting import privacy_spent
 from preimage.jobs.report import Reporter, Silent
 from preimage.limits import check_train
 from preimage.run import RunFolder, folder_name
-from preimage.runtime import precision_name
+from preimage.runtime import make_fabric, precision_name
 from preimage.settings import IMAGES, PRECISION
 from preimage.sources import CLASSIFIER_FILE
 from preimage.training import Epoch, accuracy_on, batch_count, train
@@ -97,7 +97,8 @@ def train_job(command: Train, report: Reporter | None = None) -> tuple[dict[str,
             data, config, runtime=command.runtime, checkpoint=folder, on_epoch=on_epoch
         )
         epochs = int(folder.metrics_log()[-1]["step"])
-        card = _card(command, config, epochs, data, classifier, test)
+        with frozen(classifier, make_fabric(command.runtime).device):
+            card = _card(command, config, epochs, data, classifier, test)
         folder.write(CLASSIFIER_FILE, to_bytes(classifier.network, card))
         if others is not None:
             folder.write(IMAGES_FILE, to_npz(data, others))

@@ -22,7 +22,7 @@ from preimage.ood.nearness import Nearness
 from preimage.ood.recipe import Recipe, recipe_from, recipe_values
 from preimage.ood.scores import Evidence, find_score, judged, score_names
 from preimage.ood.threshold import TPR, HeldOut
-from preimage.runtime import stream
+from preimage.runtime import random_state, stream
 from preimage.tensors import below, format_of, pack, understood, unpack
 from preimage.types import ImageSpec
 
@@ -296,7 +296,7 @@ class Detector:
         with understood(file, *kind):
             recipe = recipe_from(json.loads(header["recipe"]))
         weights = below(_NETWORK, state)
-        with torch.random.fork_rng():  # first weights are drawn, and then replaced
+        with random_state(0):  # first weights are drawn, and then replaced
             classifier = recipe.build(weights)
         try:
             classifier.network.load_state_dict(weights)

@@ -28,8 +28,10 @@ class Known(NamedTuple):
     """(N,)."""
 
 
-Rule = Callable[[Prediction, Known], Tensor]
-"""The classifier's answer on inversions, and on real images, to (B,) bool: True may be garbage."""
+Allowed = Callable[[Prediction], Tensor]
+"""The classifier's answer on inversions to (B,) bool on the CPU: True may be garbage."""
+Rule = Callable[[Known], Allowed]
+"""What it says of real images decides; asked once a round."""
 
 _RULES: dict[str, Rule] = {}
 
@@ -63,19 +65,19 @@ def find_rule(name: str) -> Rule:
 
 
 @rule("none")
-def all_of_them(inversions: Prediction, known: Known) -> Tensor:
+def all_of_them(known: Known) -> Allowed:
     """Every inversion may become garbage, as in the paper."""
-    return torch.ones(len(inversions.logits), dtype=torch.bool)
+    return lambda inversions: torch.ones(len(inversions.logits), dtype=torch.bool)
 
 
 @rule("certain")
-def uncertain_only(inversions: Prediction, known: Known) -> Tensor:
+def uncertain_only(known: Known) -> Allowed:
     """Only what the classifier is unsure of: above :data:`CERTAIN`, as in TIE (2512.00229)."""
-    return (uncertainty_estimate(inversions.logits.softmax(1)) > CERTAIN).cpu()
+    return lambda found: (uncertainty_estimate(found.logits.softmax(1)) > CERTAIN).cpu()
 
 
 @rule("natural")
-def unnatural_only(inversions: Prediction, known: Known) -> Tensor:
+def unnatural_only(known: Known) -> Allowed:
     """Only what lies farther from every class than nearly all real images do.
 
     The distance is :class:`ClassDistance`; far is beyond :data:`NATURAL` of the real images.
@@ -83,4 +85,4 @@ def unnatural_only(inversions: Prediction, known: Known) -> Tensor:
     real = known.features.double()
     distance = ClassDistance.to_means_of(real, known.labels)
     limit = distance(real).quantile(NATURAL)
-    return (distance(inversions.features.to(real)) > limit).cpu()
+    return lambda inversions: (distance(inversions.features.to(real)) > limit).cpu()

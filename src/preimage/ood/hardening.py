@@ -27,7 +27,7 @@ from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.pool import GarbagePool
 from preimage.ood.rounds import Candidates, Rounds
 from preimage.ood.splitting import Split, split_up
-from preimage.runtime import channels_last, make_fabric, stream
+from preimage.runtime import channels_last, make_fabric, random_state, stream
 from preimage.training import (
     accuracy_on,
     batch_count,
@@ -130,13 +130,13 @@ def harden(
         )
     fabric = make_fabric(one_device(runtime or Runtime()))
     split = split_up(data, heldout, config.valid, training, seen=start is not None)
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
+    with random_state(training.seed, fabric.device):
         classifier = _with_garbage(split.fit, training, start, config)
         loop = _Loop(fabric, classifier, split, config, training, trained=start is not None)
         if start is not None and heldout is not None:
             # of images that it was trained on its accuracy would say nothing
-            loop.guard.expect(accuracy_on(start, split.validation), loop.learnt())
+            with frozen(start, fabric.device):
+                loop.guard.expect(accuracy_on(start, split.validation), loop.learnt())
         epochs = loop.run(checkpoint, on_epoch)
     classifier.to("cpu").eval()
     return Hardened(classifier, loop.pool, split, epochs)
@@ -295,13 +295,14 @@ class _Loop:
         """Real images with garbage behind them, augmented alike: no trace tells them apart."""
         random = stream(self.training.seed, "garbage batches", epoch)
         mean, std = self.classifier.mean, self.classifier.std
-        for real, labels in shuffled_batches(self.fit, self.training, epoch):
+        device = self.fabric.device
+        for real, labels in shuffled_batches(self.fit, self.training, epoch, device):
             count = max(1, round(self.config.share * len(real)))
-            garbage = augment(self.pool.draw(count, random), self.training.augmentation, random)
-            none = torch.full((count,), self.classifier.classes - 1)
-            batch = torch.cat([real, garbage]), torch.cat([labels, none])
-            images, both = self.fabric.to_device(batch)
-            yield channels_last((images - mean) / std), both
+            drawn = self.pool.draw(count, random).to(device)
+            garbage = augment(drawn, self.training.augmentation, random)
+            none = torch.full((count,), self.classifier.classes - 1, device=device)
+            images = torch.cat([real, garbage])
+            yield channels_last((images - mean) / std), torch.cat([labels, none])
 
     def _weights(self, labels: Tensor) -> Tensor:
         """Class weights (n + 1,): garbage counts as `weight` classes, however much there is."""

@@ -66,7 +66,7 @@ class Rounds:
         Raises:
             DivergedError: when the inversion's loss becomes NaN.
         """
-        allowed = find_rule(self.config.exclude)
+        allowed = find_rule(self.config.exclude)(known)
         garbage = self.classifier.classes - 1
         kept, drawn, right = [], 0, 0
         with frozen(self.classifier, self.device):
@@ -79,7 +79,7 @@ class Rounds:
                 drawn += len(label)
                 right += int((prediction.logits.argmax(1) == label).sum())
                 images = to_bytes(sample.images[wanted])
-                kept.append(images[allowed(prediction, known)])
+                kept.append(images[allowed(prediction)])
         images = torch.cat(kept)
         return Candidates(images, drawn - len(images), right / max(1, drawn))
 

@@ -1,0 +1,71 @@
+"""Which of several processes leads, and when the others may begin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from preimage.config import Runtime
+from preimage.runtime import make_fabric
+
+
+def is_follower(runtime: Runtime) -> bool:
+    """Whether this process was started to help a first one, which does the telling and writing.
+
+    A job scheduler numbers processes that have nothing to do with each other too, so the numbers
+    tell nothing of a run on one device.
+    """
+    if runtime.devices == 1:
+        return False
+    names = ["RANK", "LOCAL_RANK", "NODE_RANK"]
+    # where Fabric takes its ranks from the scheduler, and not else, its number counts
+    names += ["SLURM_PROCID"] if SLURMEnvironment.detect() else []
+    ranks = (os.environ.get(name, "") for name in names)
+    return any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
+
+
+@contextmanager
+def leading(runtime: Runtime) -> Iterator[Callable[[], None]]:
+    """For the first process: call what this gives when the others are to begin.
+
+    Where a launcher has started them already, and the first ends without having called it since
+    nothing is to be done or something is wrong, they hear of that instead of waiting for it.
+    """
+    called = False
+
+    def begin() -> None:
+        nonlocal called
+        called = True
+        _tell(runtime, True)
+
+    try:
+        yield begin
+    except Exception:
+        if not called and _others_wait(runtime):
+            _tell(runtime, False)
+        raise
+    if not called and _others_wait(runtime):
+        _tell(runtime, False)
+
+
+def called(runtime: Runtime) -> bool:
+    """For the others: wait for the first, and tell whether they are to begin."""
+    return _tell(runtime, False)
+
+
+def _tell(runtime: Runtime, begin: bool) -> bool:
+    """What the first process says, on all of them; it starts the others where nobody has."""
+    fabric = make_fabric(runtime)
+    fabric.launch()
+    return bool(fabric.broadcast(begin))
+
+
+def _others_wait(runtime: Runtime) -> bool:
+    """Whether a launcher started others with this process, and they have not begun anything."""
+    if runtime.devices == 1 or dist.is_initialized():
+        return False
+    return "LOCAL_RANK" in os.environ or bool(SLURMEnvironment.detect())
