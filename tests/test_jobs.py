@@ -20,6 +20,7 @@ from PIL import Image
 import preimage.inversion
 import preimage.jobs.invert
 import preimage.jobs.sample
+import preimage.jobs.train
 import tiny
 from preimage.cli import main
 from preimage.commands import Invert, Measure, Output, Sample, Train
@@ -291,6 +292,17 @@ def test_judges_are_on_the_gpu_while_they_measure_and_back_afterwards(trained, m
         for judge in (classifier, evaluator):
             held = [*judge.parameters(), *judge.buffers()]
             assert {tensor.device.type for tensor in held} == {"cpu"}
+
+
+def test_a_trained_classifier_is_scored_on_the_device_it_was_trained_on(monkeypatch):
+    module, seen = preimage.jobs.train, []
+    tiny.write_npz("bands.npz", train=40, test=20)
+    monkeypatch.setattr(module, "make_fabric", lambda _: SimpleNamespace(device=GPU))
+    monkeypatch.setattr(module, "accuracy_on", lambda it, _: seen.append(it.mean.device) or 0.5)
+    with PretendedGPU():
+        assert main(tiny.train_arguments("bands.npz", "run")) == 0
+    assert seen == [GPU, GPU]
+    assert load_classifier("run").mean.device.type == "cpu"
 
 
 def test_samples_are_drawn_on_the_device_that_is_asked_for(monkeypatch):

@@ -20,6 +20,7 @@ from preimage.cli import main
 from preimage.config import ReconstructConfig, Runtime
 from preimage.data import ImageSet, load
 from preimage.errors import DivergedError, PreimageError
+from preimage.inversion import predict
 from preimage.jobs.report import Silent
 from preimage.leak.control import pair
 from preimage.leak.matching import similarities
@@ -33,6 +34,7 @@ from preimage.run import RunFolder
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
+from pretend import GPU, PretendedGPU
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -363,6 +365,21 @@ def test_the_command_leaves_figures_images_and_a_page(capsys, monkeypatch, data,
     assert "Nearest held-out image" in page and "data:image/png" in page
     again = run(capsys, *command(data, "--json"))
     assert json.loads(again[1]) == result
+
+
+def test_groups_are_compared_on_the_device_that_was_searched_on(capsys, monkeypatch, data):
+    module, seen = preimage.jobs.reconstruct, []
+
+    def watched(classifier, images):
+        seen.append(classifier.mean.device)
+        return predict(classifier, images)
+
+    monkeypatch.setattr(module, "predict", watched)
+    monkeypatch.setattr(module, "make_fabric", lambda _: SimpleNamespace(device=GPU))
+    with PretendedGPU():
+        status, _, err = run(capsys, *command(data))
+    assert status == 0, err
+    assert seen == [GPU, GPU]
 
 
 @pytest.mark.parametrize("side", ["train", "test"])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from preimage.classifier import frozen
 from preimage.config import ModelConfig
@@ -151,6 +152,25 @@ def export(network, path, *, dynamic=True):
     program = torch.export.export(network, (torch.rand(2, 3, 12, 12),), dynamic_shapes=shapes)
     torch.export.save(program, path)
     return str(path)
+
+
+class NamesDevices(nn.Module):
+    """Exported, it has the device of its export in operators, an assertion and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, images):
+        images = images.float() + torch.arange(12) + torch.ones(12, 1, device=images.device)
+        return self.head((images * torch.tensor([2.0, 3.0, 4.0])[:, None, None]).mean((2, 3)))
+
+
+def test_an_exported_archive_runs_where_it_is_sent(tmp_path):
+    config = ModelConfig(export(NamesDevices(), tmp_path / "m.pt2"))
+    there = torch.device("meta")
+    classifier = load_classifier(config).to(there)
+    assert classifier(torch.rand(3, 3, 12, 12, device=there)).logits.device == there
 
 
 def test_an_exported_archive_answers_as_the_network(network, tmp_path):

@@ -15,7 +15,7 @@ from preimage.classifier import Classifier
 from preimage.config import Augmentation, Fitting, Runtime, TrainConfig
 from preimage.data import ImageSet
 from preimage.errors import PreimageError
-from preimage.runtime import stream
+from preimage.runtime import random_state, stream
 from preimage.training import accuracy_on, channel_statistics, train
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
@@ -97,6 +97,29 @@ def test_a_resumed_training_scales_gradients_as_an_unbroken_one(monkeypatch):
     memory.state = before
     train(data, CONFIG, checkpoint=memory)
     assert memory.state["step"] == 4
+
+
+def test_gradients_that_16_mixed_scales_are_not_clipped_for_privacy(monkeypatch):
+    monkeypatch.setattr("preimage.training.precision_name", lambda _: "16-mixed")
+    private = replace(CONFIG, fitting=Fitting(dp_noise=1.0))
+    with pytest.raises(PreimageError, match="found 16-mixed"):
+        train(stripes(16, 0), private)
+
+
+def test_own_random_numbers_touch_no_device_but_those_asked_for(monkeypatch):
+    def touched(*_):
+        raise AssertionError("a device that nobody asked for")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", touched)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    torch.default_generator.manual_seed(1)
+    wanted = torch.rand(2)
+    torch.default_generator.manual_seed(1)
+    with random_state(5):
+        inside = torch.rand(2)
+    assert torch.equal(torch.rand(2), wanted)
+    assert torch.equal(inside, torch.rand(2, generator=torch.Generator().manual_seed(5)))
 
 
 def test_only_one_device_is_trained_on():

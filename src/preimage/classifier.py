@@ -226,7 +226,7 @@ def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
     alike = {}
     for name, buffer in module.named_buffers():
         before = buffers.get(name)
-        if before is None:
+        if before is None or buffer.is_meta:  # a cache, or without values
             continue
         if buffer.shape != before.shape:
             owner, _, own = name.rpartition(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_map_only
 
 from preimage.errors import PreimageError
 
@@ -33,7 +34,7 @@ class Exported(nn.Module):
 
     def __init__(self, program: GraphModule, feature_node: str | None = None):
         super().__init__()
-        self.program = _with_features(program, feature_node)
+        self.program = _with_features(_with_buffers(program), feature_node)
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and features (B, ...) of images (B, C, H, W)."""
@@ -43,6 +44,15 @@ class Exported(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
         return self.logits_and_features(images)[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Exported:
+        """Move, with the devices that export wrote into the graph."""
+        super()._apply(fn, recurse)
+        tensors = (*self.program.parameters(), *self.program.buffers())
+        places = {tensor.device for tensor in tensors}
+        if len(places) == 1:
+            _name_device(self.program, places.pop())
+        return self
 
     def train(self, mode: bool = True) -> Exported:
         """Change nothing: the mode is part of an exported graph."""
@@ -71,7 +81,8 @@ def load_exported(
     except Exception as error:
         raise PreimageError(
             f"expected a torch.export archive, found that '{path}' cannot be read "
-            f"({type(error).__name__}); export it again with this version of PyTorch"
+            f"({type(error).__name__}); export it again with this version of PyTorch, from a "
+            "network on the CPU"
         ) from error
     shape = _input_shape(program, path)
     _check_outputs(program, path)
@@ -150,6 +161,33 @@ def _check_outputs(program: Any, path: Path) -> None:
             f"expected a program that returns logits (B, K) alone, found one of {count} outputs in "
             f"'{path}'; wrap the network so that it returns these, and export it again"
         )
+
+
+def _with_buffers(program: GraphModule) -> GraphModule:
+    """With its constants as buffers, which move as weights do."""
+    for module in program.modules():
+        held = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+        for name in held:
+            value = getattr(module, name)
+            delattr(module, name)
+            module.register_buffer(name, value, persistent=False)
+    return program
+
+
+def _name_device(program: GraphModule, device: torch.device) -> None:
+    """Let every operator that names a device name this one."""
+    for module in program.modules():
+        if not isinstance(module, GraphModule):
+            continue
+        changed = False
+        for node in module.graph.nodes:
+            given = (node.args, node.kwargs)
+            named = tree_map_only(torch.device, lambda _: device, given)
+            if named != given:
+                node.args, node.kwargs = named
+                changed = True
+        if changed:
+            module.recompile()
 
 
 def _with_features(program: GraphModule, feature_node: str | None) -> GraphModule:
