@@ -23,6 +23,7 @@ from preimage.auditing.answers import premise
 from preimage.auditing.budget import parse_budget
 from preimage.auditing.context import wilson
 from preimage.auditing.figures import SECTIONS
+from preimage.auditing.leaking import _first_layer
 from preimage.auditing.page import _limits as page_limits
 from preimage.auditing.parts import Found, LeftOutError, Part, parts
 from preimage.classifier import Classifier
@@ -700,6 +701,12 @@ def test_silence_about_a_convolutional_network_is_not_called_good(data, monkeypa
     record = preimage.audit(convolution(), **options).record
     assert record["leak"]["first_layer"] == "other"
     assert "silence proves little" in record["answers"][2]["meaning"]
+
+
+@pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
+def test_a_dense_layer_is_known_in_half_precision_too(number):
+    classifier = Classifier(tiny.build().to(number).eval(), ImageSpec(1, 8, 8))
+    assert _first_layer(SimpleNamespace(classifier=classifier)) == "dense"
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,8 @@ def test_the_command_on_a_card_trains_the_same_classifier(capsys):
     data = tiny.write_npz(Path("few bands.npz"))
     settings = ("--arch", "mlp", "--width", "8", "--epochs", "3", "--lr", "0.01", "--flip", "True")
     few = ("--limit", "30", "--positive", "0", "2", "--first-scale", "0.1", "--dropout", "0.2")
-    given = ["train", data, *settings, *few, "--seed", "3"]
+    precise = ("--precision", "bf16-mixed")
+    given = ["train", data, *settings, *few, *precise, "--seed", "3"]
     card = json.loads(call(capsys, *given, "--out", "one", "--json"))
     _, *said = shlex.split(card["command"])
     assert json.loads(call(capsys, *said, "--out", "other", "--json")) == card | {"folder": "other"}

@@ -149,6 +149,16 @@ def test_shards_are_read_in_order(tmp_path: Path) -> None:
     assert pixels_equal(load(str(tmp_path / "set"), "train"), images)
 
 
+def test_shards_of_different_columns_are_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    columns = {"image": [png(image) for image in numbered(4)], "label": [0, 1, 0, 1]}
+    write_parquet(folder / "train-00000-of-00002.parquet", columns)
+    plain = pa.table({"image": [png(image) for image in numbered(4)], "label": [0, 1, 0, 1]})
+    pq.write_table(plain, folder / "train-00001-of-00002.parquet")
+    with pytest.raises(PreimageError, match="of one schema"):
+        load(str(folder), "train")
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "expected"),
     [

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from preimage.data import ImageSet
-from preimage.data.films import films
-from preimage.data.portion import hold_out
+from preimage.data.films import films, one_of_each_film
+from preimage.data.portion import few_images, hold_out
 from preimage.errors import PreimageError
-from preimage.leak.control import one_of_each_film, pair
+from preimage.leak.control import pair
 from preimage.ood.threshold import threshold_at, threshold_of_films
 from preimage.runtime import stream
 
@@ -55,6 +55,16 @@ def test_flat_images_and_single_ones_are_no_error(value):
     # copies of one image are as near as frames can be
     assert films(ImageSet("flat", "train", flat, labels, ("a", "b"))).tolist() == [0] * 5 + [1]
     assert films(ImageSet("one", "train", flat[:1], labels[:1], ("a",))) is None
+
+
+def test_few_images_and_those_left_out_share_no_film():
+    images, truth = _filmed()
+    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    parts = few_images(images, 16, seed=0)
+    found = [film[bytes(row.numpy())] for part in parts for row in part.images]
+    assert len(found) == len(set(found)) == 32
+    with pytest.raises(PreimageError, match="found 8 when one frame of each film is taken"):
+        few_images(images, 20, seed=0)
 
 
 def test_whole_films_are_held_out():

@@ -33,6 +33,7 @@ from preimage.limits import SAYS
 from preimage.runtime import stream
 from preimage.types import ImageSpec
 from preimage.zoo.architectures import build
+from pretend import GPU, PretendedGPU
 
 
 def uniform(*size, key="uniform"):
@@ -175,6 +176,22 @@ def test_a_smooth_gate_has_the_same_values_and_second_derivatives(activation):
         assert curvature().any()
     assert torch.equal(net(images), before)
     assert not net[1]._forward_hooks and net[1].inplace
+
+
+def test_a_gate_that_is_called_by_keyword_is_smoothed():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.ReLU()
+
+        def forward(self, inputs):
+            return self.gate(input=inputs)
+
+    inputs = torch.tensor([0.5]).requires_grad_()
+    net = Named()
+    with smooth_gates(net, 10.0):
+        (first,) = torch.autograd.grad(net(inputs).sum(), inputs, create_graph=True)
+        assert torch.autograd.grad(first, inputs)[0].any()
 
 
 @gated
@@ -337,6 +354,19 @@ def test_similarities_do_not_depend_on_how_many_pairs_are_compared_at_once(monke
     assert torch.allclose(similarities(images, others), at_once, atol=1e-6)
 
 
+def test_a_blank_image_is_as_near_to_one_group_as_to_the_other():
+    """Its pixels correlate with nothing: which are compared must not follow from their places."""
+    others = uniform(200, 1, 9, 9).float()
+    found = similarities(torch.zeros(1, 1, 9, 9), others)[0] > UNSEEN
+    assert int(found.sum()) == 32 and 8 <= int(found[:100].sum()) <= 24
+
+
+def test_groups_are_compared_wherever_they_lie():
+    with PretendedGPU():
+        images = [uniform(4, 1, 9, 9, key=key).float().to(GPU) for key in ("one", "other")]
+        assert torch.equal(similarities(*images), similarities(*(part.cpu() for part in images)))
+
+
 def test_feature_similarity_is_a_cosine():
     assert float(feature_similarities(torch.ones(1, 3), 5 * torch.ones(1, 3))) == pytest.approx(1)
 
@@ -395,6 +425,22 @@ def test_a_leak_of_some_images_is_found():
     assert verdict.above_train > verdict.above_control
     assert verdict.effect > 0 and verdict.interval[0] <= verdict.difference <= verdict.interval[1]
     assert f"{verdict.above_train} of 80 reconstructions" in verdict.reason
+
+
+def test_the_reason_names_what_decided():
+    train, control = torch.full((40, 30), 0.3), torch.full((40, 30), 0.3)
+    train[torch.arange(30), torch.arange(30)] = 0.41
+    control[torch.arange(30), torch.arange(30)] = 0.39
+    control[30:, 0] = 0.9  # so that the mean says nothing
+    by_number = judge(train, control)
+    assert by_number.verdict == "leaks" and by_number.difference < 0
+    assert by_number.reason.startswith("More reconstructions resemble training images")
+    control[30:, 0] = 0.3
+    train[torch.arange(30), torch.arange(30)] = 0.399  # none recovered
+    control[torch.arange(30), torch.arange(30)] = 0.31
+    by_mean = judge(train, control)
+    assert by_mean.verdict == "leaks"
+    assert by_mean.reason.startswith("Training images are nearer than held-out ones")
 
 
 def test_no_evidence_where_held_out_images_are_nearer():

@@ -115,6 +115,31 @@ def test_losses_of_one_kind_are_not_told_apart():
     assert 10 <= sum(p > 0.5 for p in p_values) <= 30
 
 
+def losses_by_class(trial, apart):
+    """Ten classes of different losses, ten images of each in both groups, and their labels."""
+    labels = (torch.arange(100) % 10).repeat(2)
+    both = labels + 0.5 * torch.randn(200, generator=stream("by class", trial))
+    both[:100] -= apart
+    return both[:100], both[100:], labels
+
+
+def test_what_differs_from_class_to_class_hides_no_difference():
+    train, control, labels = losses_by_class(0, 0.3)
+    found = [loss_membership(train, control, labels=known) for known in (labels, None)]
+    assert found[0].auroc == found[1].auroc
+    assert found[0].p_value <= 0.01 and found[1].p_value > 0.1
+
+
+def test_divisions_of_each_class_are_none_too_bold():
+    p_values = []
+    for trial in range(40):
+        train, control, labels = losses_by_class(trial, 0.0)
+        p_values.append(loss_membership(train, control, trial, labels).p_value)
+    # uniform where nothing differs, which those of all images together are not here
+    assert sum(p <= 0.05 for p in p_values) <= 6
+    assert sum(p <= 0.2 for p in p_values) >= 1 and 10 <= sum(p > 0.5 for p in p_values) <= 30
+
+
 def test_image_losses_are_told_apart_where_the_classifier_is_all_but_sure():
     """In single precision both of these are 0."""
     losses = image_losses(torch.tensor([[30.0, 0.0], [20.0, 0.0]]), torch.tensor([0, 0]))

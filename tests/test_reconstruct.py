@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,6 +171,46 @@ def test_a_classifier_without_a_gradient_is_one_sentence():
 
     with pytest.raises(PreimageError, match=r"a gradient at its input.* take torch\.no_grad"):
         reconstruct(Classifier(Blind().eval(), SPEC), QUICK)
+
+
+def test_weights_without_a_gradient_are_left_out():
+    class Indexed(torch.nn.Module):
+        """Holds whole numbers as a parameter."""
+
+        def __init__(self):
+            super().__init__()
+            self.order = torch.nn.Parameter(torch.arange(64).flip(0), requires_grad=False)
+            self.inner = build("mlp", SPEC, 3, 8)
+
+        def forward(self, images):
+            return self.inner(images.flatten(1)[:, self.order].view_as(images))
+
+    found = reconstruct(Classifier(Indexed().eval(), SPEC), replace(QUICK, steps=3))
+    assert len(found.images) == QUICK.images
+
+
+def test_weights_that_no_answer_hangs_on_are_one_sentence():
+    class Beside(torch.nn.Module):
+        """Computes with buffers, and has a parameter of no use."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("matrix", torch.rand(64, 3))
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.same = torch.nn.Linear(3, 3)
+
+        def forward(self, images):
+            self.same(torch.zeros(len(images), 3))
+            return images.flatten(1) @ self.matrix
+
+    with pytest.raises(PreimageError, match="parameters that its answer hangs on"):
+        reconstruct(Classifier(Beside().eval(), SPEC), QUICK)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("start", "weight"), ("carrier", "pixels")])
+def test_words_that_no_setting_has_are_one_sentence(setting, value):
+    with pytest.raises(PreimageError, match=f"expected --{setting} out of .*found '{value}'"):
+        reconstruct(classifier(), replace(QUICK, **{setting: value}))
 
 
 def test_terms_without_a_say_cost_nothing():
@@ -380,6 +421,18 @@ def test_groups_are_compared_on_the_device_that_was_searched_on(capsys, monkeypa
         status, _, err = run(capsys, *command(data))
     assert status == 0, err
     assert seen == [GPU, GPU]
+
+
+def test_what_voids_a_verdict_is_in_the_record_and_on_the_page(capsys):
+    data = tiny.write_npz("few.npz", train=60, test=60)
+    assert main([*map(str, tiny.train_arguments(data, "few", "--limit", "30"))]) == 0
+    status, out, err = run(
+        capsys, *("reconstruct", "few", "--data", data, "--out", "run", *FLAGS, "--json")
+    )
+    assert status == 0, err
+    (warning,) = json.loads(out)["warnings"]
+    assert "most of which it may never have seen" in warning and warning[:40] in err
+    assert "most of which it may never have seen" in Path("run/reconstruct.html").read_text()
 
 
 @pytest.mark.parametrize("side", ["train", "test"])

@@ -134,7 +134,7 @@ class Classifier(nn.Module):
         layers: list[Layer] = []
 
         def remember(norm: nn.Module, *given: Any) -> None:
-            layers.append(_layer(cast(_BatchNorm, norm), _first(*given)))
+            layers.append(_layer(cast(_BatchNorm, norm), first_argument(*given)))
 
         handles = [
             norm.register_forward_pre_hook(remember, with_kwargs=True)
@@ -154,7 +154,7 @@ class Classifier(nn.Module):
         seen: list[Tensor] = []
 
         def remember(_: nn.Module, *given: Any) -> None:
-            seen[:] = [_first(*given)]
+            seen[:] = [first_argument(*given)]
 
         layer = self.network.get_submodule(self._feature_layer or "")
         handle = layer.register_forward_pre_hook(remember, with_kwargs=True)
@@ -331,7 +331,7 @@ def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _first(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+def first_argument(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
     """A layer's input, whether the network gives it by place or by name."""
     first: Tensor = arguments[0] if arguments else next(iter(named.values()))
     return first
@@ -342,7 +342,7 @@ def running_linears(network: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Li
     order: list[tuple[str, nn.Linear, Tensor]] = []
     handles = [
         module.register_forward_pre_hook(
-            lambda layer, *given, name=name: order.append((name, layer, _first(*given))),
+            lambda layer, *given, name=name: order.append((name, layer, first_argument(*given))),
             with_kwargs=True,
         )
         for name, module in network.named_modules()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from preimage.config import HardenConfig, InvertConfig, ReconstructConfig, TrainConfig
 from preimage.errors import PreimageError
@@ -87,6 +88,7 @@ def check_train(config: TrainConfig) -> None:
     Raises:
         PreimageError: naming the first that is.
     """
+    _check_choices(config)
     _check(
         {**vars(config), **vars(config.augmentation), **vars(config.fitting)},
         {
@@ -113,6 +115,7 @@ def check_harden(config: HardenConfig) -> None:
     Raises:
         PreimageError: naming the first that is.
     """
+    _check_choices(config)
     _check(
         vars(config),
         {
@@ -166,6 +169,7 @@ def check_reconstruct(config: ReconstructConfig) -> None:
     Raises:
         PreimageError: naming the first that is, or for no term with a say.
     """
+    _check_choices(config)
     numbers = {name: value for name, value in vars(config).items() if not isinstance(value, str)}
     says = dict.fromkeys(SAYS, (0, math.inf))
     _check(
@@ -184,6 +188,16 @@ def check_reconstruct(config: ReconstructConfig) -> None:
         raise PreimageError(
             "expected at least one term with a say above 0, found none; raise --stationarity"
         )
+
+
+def _check_choices(config: object) -> None:
+    """Refuse a word that is none of those that a setting's type names."""
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            raise PreimageError(
+                f"expected --{name.replace('_', '-')} out of {', '.join(get_args(kind))}, found "
+                f"'{getattr(config, name)}'; choose one of those"
+            )
 
 
 def _check(values: Mapping[str, float | int | None], ranges: Mapping[str, Range]) -> None:

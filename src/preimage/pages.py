@@ -113,3 +113,8 @@ def _outline(shares: Tensor) -> str:
     wide = _WIDTH / _BINS
     steps = "".join(f"V{y:.1f}h{wide:.1f}" for y in heights.tolist())
     return f"M0 {_HEIGHT:.0f}{steps}V{_HEIGHT:.0f}Z"
+
+
+def as_sentence(warning: str) -> str:
+    """A warning as a sentence on a page."""
+    return f"{warning[:1].upper()}{warning[1:]}."

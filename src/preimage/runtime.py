@@ -111,14 +111,23 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
         device: whose numbers are drawn as well as the CPU's; the other devices are left alone.
     """
     used = [device] if device is not None and device.type == "cuda" else []
+    on_mps = device is not None and device.type == "mps"
+    before = torch.mps.get_rng_state() if on_mps else None
     with torch.random.fork_rng(devices=used):
-        torch.default_generator.manual_seed(seed)
-        for each in used:
-            with torch.cuda.device(each):
-                torch.cuda.manual_seed(seed)
-        if device is not None and device.type == "mps":
-            torch.mps.manual_seed(seed)
+        reseed(seed, device)
         yield
+    if before is not None:
+        torch.mps.set_rng_state(before)
+
+
+def reseed(seed: int, device: torch.device | None = None) -> None:
+    """Let PyTorch's global random numbers follow from `seed`, on the CPU and on `device` alone."""
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    if device is not None and device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from preimage.runtime import (
     make_fabric,
     precision_name,
     random_state,
+    reseed,
     scaler_state,
     stream,
 )
@@ -131,7 +132,8 @@ class _Training:
     def _epoch(self, fabric: Any, model: nn.Module, optimizer: Any, epoch: int) -> Epoch:
         config, start = self.config, time.perf_counter()
         # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
-        torch.manual_seed(int(stream(config.seed, "dropout", epoch).initial_seed() % 2**31))
+        key = stream(config.seed, "dropout", epoch)
+        reseed(int(key.initial_seed() % 2**31), fabric.device)
         smoothing = config.fitting.label_smoothing
         model.train()
         total, right, seen = 0.0, 0, 0

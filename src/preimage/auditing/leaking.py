@@ -9,13 +9,14 @@ from preimage.auditing.budget import leak_images
 from preimage.auditing.context import Context
 from preimage.auditing.parts import Found, LeftOutError, part
 from preimage.auditing.reconstructed import leak_figures
-from preimage.classifier import frozen
+from preimage.classifier import float32_weights, frozen
 from preimage.commands import Control, Output, Reconstruct
 from preimage.config import ReconstructConfig
 from preimage.jobs.reconstruct import PANELS_FILE, reconstruct_job
 from preimage.leak.first_layer import first_layer
 from preimage.leak.reconstruction import images_room
 from preimage.leak.verdict import FEWEST
+from preimage.pages import as_sentence
 
 _LEAST, _MOST = 100, 2000
 _SEARCH = 0.75
@@ -58,16 +59,25 @@ def leak(context: Context, seconds: float) -> Found:
     )
     panels = json.loads((folder / PANELS_FILE).read_text(encoding="utf-8"))
     note = (
-        f"{config.images} images were looked for in {steps} steps, and compared with "
-        f"{record['images_each']} training and as many held-out images."
+        f"{_found(record['unmixed'], images, steps)}, and compared with {record['images_each']} "
+        "training and as many held-out images."
     )
     figures = {**leak_figures(record, asdict(config)), "first_layer": _first_layer(context)}
-    return Found(figures, panels, [note])
+    return Found(figures, panels, [note, *map(as_sentence, record.get("warnings", ()))])
+
+
+def _found(unmixed: int, images: int, steps: int) -> str:
+    """How the images came to be."""
+    looked_for = f"{images - unmixed} images were looked for in {steps} steps"
+    if not unmixed:
+        return looked_for
+    came = f"{unmixed} images came out of the first layer's weights"
+    return came if unmixed == images else f"{came}, {looked_for}"
 
 
 def _first_layer(context: Context) -> str:
     """Whether training images can come out of the weights, or be told by them, at all."""
-    with frozen(context.classifier):
+    with frozen(context.classifier), float32_weights(context.classifier):
         return "other" if first_layer(context.classifier) is None else "dense"
 
 

@@ -43,6 +43,17 @@ def films(images: ImageSet) -> Tensor | None:
     return number if len(together) and together.median() < ALIKE else None
 
 
+def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
+    """A random frame of each film, in the order of the source; all images where none are films."""
+    of_film = films(images)
+    if of_film is None:
+        return images
+    order = torch.randperm(len(images), generator=stream(seed, "frames"))
+    frame = torch.empty(int(of_film.max()) + 1, dtype=torch.long)
+    frame[of_film[order]] = order
+    return images.subset(frame.sort().values)
+
+
 def _steps(rows: Tensor) -> Tensor:
     """(N - 1,): from each image to the next, over the median of as many random pairs."""
     other = rows[torch.randperm(len(rows), generator=stream(0, "films", len(rows)))]

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preimage.data.films import films
+from preimage.data.films import films, one_of_each_film
 from preimage.data.imageset import ImageSet
 from preimage.errors import PreimageError
 from preimage.runtime import stream
 
 
 def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Draw a few images, and as many others of the same classes.
+    """Draw a few images, and as many others of the same classes; of films, a frame of each.
+
+    Two frames of a film are nearly one image: the others would show what was trained on.
 
     Args:
         images: what to draw from.
@@ -36,6 +38,8 @@ def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, Image
             f"expected --limit of at least {images.classes}, one image of each class, found "
             f"{limit}; raise it"
         )
+    given, images = len(images), one_of_each_film(images, seed)
+    of_films = " when one frame of each film is taken" if len(images) < given else ""
     order = torch.randperm(len(images), generator=stream(seed, "few images"))
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for label in range(images.classes):
@@ -44,7 +48,7 @@ def few_images(images: ImageSet, limit: int, seed: int) -> tuple[ImageSet, Image
         if len(rows) < 2 * count:
             raise PreimageError(
                 f"expected at least {2 * count} images of class '{images.class_names[label]}', "
-                f"half of them to leave out, found {len(rows)}; lower --limit"
+                f"half of them to leave out, found {len(rows)}{of_films}; lower --limit"
             )
         parts[0].append(rows[:count])
         parts[1].append(rows[count : 2 * count])

@@ -85,7 +85,8 @@ def guarded(action: Callable[[], T], where: str) -> T:
     try:
         with quiet():
             return action()
-    except (OSError, ValueError, DatasetsError, pyarrow.ArrowException) as error:
+    # what is of different types in two files is a TypeError
+    except (OSError, ValueError, TypeError, DatasetsError, pyarrow.ArrowException) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PreimageError(
             f"{where} cannot be read as a table of images ({reason[0]}): check that the files are "

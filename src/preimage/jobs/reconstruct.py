@@ -25,7 +25,7 @@ from preimage.gallery import picture_uris
 from preimage.inversion import predict
 from preimage.jobs.float32 import in_float32
 from preimage.jobs.measure import find_evaluator, own_data
-from preimage.jobs.report import Reporter, Silent
+from preimage.jobs.report import Kept, Reporter, Silent
 from preimage.jobs.train import kept_images
 from preimage.leak.control import Groups, pair
 from preimage.leak.first_layer import first_layer
@@ -77,7 +77,7 @@ def reconstruct_job(
         PreimageError: for a model, data, settings or a folder that do not fit.
         DivergedError: when the loss becomes NaN; the folder keeps the last state.
     """
-    report = report or Silent()
+    report = Kept(report or Silent())
     check_reconstruct(command.config)
     check_control(command.control.most)
     float32 = in_float32(command.runtime, "second derivatives need float32")
@@ -110,7 +110,7 @@ def reconstruct_job(
             told = _memberships(classifier, compared, config.seed, report)
             tensors = {"images": found.images, "labels": found.labels}
             folder.write(IMAGES_FILE, pack(tensors, {"format": "preimage-images-1"}))
-            record = _record(command, classifier, compared, told, seconds)
+            record = _record(command, classifier, compared, told, seconds, report.warnings)
             panels = _panels(compared)
             folder.write(PANELS_FILE, json.dumps(panels).encode())
             folder.write(PAGE_FILE, text_bytes(leak_page(classifier.name, record, panels)))
@@ -303,7 +303,7 @@ def _memberships(
 
 def _by_loss(compared: _Compared, seed: int, report: Reporter) -> dict[str, Any] | None:
     try:
-        return asdict(loss_membership(*compared.losses, seed=seed))
+        return asdict(loss_membership(*compared.losses, seed, compared.groups.labels))
     except PreimageError as error:  # it answers NaN for some images: the verdict is there
         report.warn(f"whether the loss tells training images is left open: {error}")
         return None
@@ -318,7 +318,8 @@ def _by_first_layer(
     if layer is None:
         return None
     try:
-        found = membership(layer, groups.train.floats(), groups.control.floats(), seed)
+        both = groups.train.floats(), groups.control.floats()
+        found = membership(layer, *both, seed, groups.labels)
     except RuntimeError as error:  # too large, or without a decomposition: the verdict is there
         report.warn(f"whether the first layer tells its training images is left open: {error}")
         return None
@@ -331,6 +332,7 @@ def _record(
     compared: _Compared,
     told: dict[str, dict[str, Any] | None],
     seconds: float,
+    warnings: list[str],
 ) -> dict[str, Any]:
     verdict = compared.verdict
     pairs = compared.matched(compared.pixels)
@@ -363,6 +365,7 @@ def _record(
         "images_each": compared.count,
         "shared": groups.shared,
         "repeated": groups.repeated,
+        "warnings": warnings,
         "seconds": round(seconds, 1),
         "hardware": hardware_name(),
         PRECISION: precision_name(command.runtime),

@@ -15,6 +15,24 @@ class Reporter(Protocol):
         """Something was left out or is not as it should be; one sentence."""
 
 
+class Kept:
+    """Passes all on, and keeps what was warned of.
+
+    Args:
+        report: hears of the same.
+    """
+
+    def __init__(self, report: Reporter):
+        self.report = report
+        self.warnings: list[str] = []
+        self.progress = report.progress
+
+    def warn(self, text: str) -> None:
+        """Keep it, and pass it on."""
+        self.warnings.append(text)
+        self.report.warn(text)
+
+
 class Silent:
     """Hears and says nothing."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from preimage.classifier import Classifier, frozen
 from preimage.commands import Fit, Train
-from preimage.config import FEW, RECIPES, Augmentation, Recipe, TrainConfig
+from preimage.config import FEW, RECIPES, Augmentation, Recipe, Runtime, TrainConfig
 from preimage.data import ImageSet, load
 from preimage.data.known import known_name
 from preimage.data.portion import few_images, to_npz, two_classes
@@ -176,4 +176,6 @@ def command_line(command: Train) -> str:
                 continue
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    if command.runtime.precision != Runtime.precision:
+        words += ["--precision", command.runtime.precision]
     return shlex.join(words)

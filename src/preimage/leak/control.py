@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from preimage.data import ImageSet
-from preimage.data.films import films
+from preimage.data.films import one_of_each_film
 from preimage.data.overlap import apart, check_alike, check_coloured_alike, check_stored_alike
 from preimage.errors import PreimageError
 from preimage.leak.verdict import FEWEST
@@ -29,6 +29,11 @@ class Groups(NamedTuple):
     """Images of both sides that were left out because an equal one is on the same side."""
     films: bool = False
     """Whether frames of films were found on one side alone: there, several may be of one film."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of both, one after the other."""
+        return torch.cat([self.train.labels, self.control.labels])
 
 
 def pair(train: ImageSet, heldout: ImageSet, most: int, seed: int = 0) -> Groups:
@@ -87,17 +92,6 @@ def _each_class(train: ImageSet, unseen: ImageSet, most: int, seed: int) -> Tens
     labels = torch.arange(len(both)).repeat_interleave(both)
     order = torch.randperm(len(labels), generator=stream(seed, "classes of both groups"))
     return torch.bincount(labels[order[:most]], minlength=len(both))
-
-
-def one_of_each_film(images: ImageSet, seed: int) -> ImageSet:
-    """A random frame of each film, in the order of the source; all images where none are films."""
-    of_film = films(images)
-    if of_film is None:
-        return images
-    order = torch.randperm(len(images), generator=stream(seed, "frames"))
-    frame = torch.empty(int(of_film.max()) + 1, dtype=torch.long)
-    frame[of_film[order]] = order
-    return images.subset(frame.sort().values)
 
 
 def _some(images: ImageSet, each: Tensor, random: torch.Generator) -> ImageSet:

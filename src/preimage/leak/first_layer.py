@@ -54,13 +54,13 @@ def _on_pixels(layer: nn.Linear, inputs: Tensor, probes: Tensor) -> FirstLayer |
     pixels = probes.flatten(1).double()
     if inputs.shape != pixels.shape or layer.bias is None:
         return None
-    black, white, mixed = inputs.double().cpu()
+    black, white, mixed = inputs.cpu().double()
     scale, shift = white - black, black
     straight = torch.allclose(mixed, scale * pixels[2] + shift, atol=1e-4)
     if not straight or not bool((scale.abs() > 1e-6).all()):
         return None
     weights = torch.cat([layer.weight.detach(), layer.bias.detach()[:, None]], dim=1)
-    return FirstLayer(weights.double().cpu(), scale, shift)
+    return FirstLayer(weights.cpu().double(), scale, shift)
 
 
 def _gradients(classifier: Classifier, layer: nn.Linear, images: Tensor) -> Tensor:
@@ -87,4 +87,4 @@ def _of_largest(classifier: Classifier, images: Tensor, sums: list[Tensor]) -> T
         logits = classifier(images).logits
         likelihoods = logits.log_softmax(1).amax(1)
     (gradient,) = torch.autograd.grad(likelihoods.sum(), sums[0])
-    return gradient.double().cpu()
+    return gradient.cpu().double()

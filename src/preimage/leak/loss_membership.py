@@ -43,24 +43,29 @@ def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.double(), labels, reduction="none")
 
 
-def loss_membership(train: Tensor, control: Tensor, seed: int = 0) -> LossMembership:
+def loss_membership(
+    train: Tensor, control: Tensor, seed: int = 0, labels: Tensor | None = None
+) -> LossMembership:
     """Compare the loss of training images with that of held-out ones.
 
     Who takes images below some loss for training images (Yeom et al. 2018, "Privacy risk in machine
     learning: analyzing the connection to overfitting", arXiv 1709.01604, section 3, the threshold
     adversary) is right as often as the AUROC says, over all thresholds. If the classifier does not
     treat training images otherwise, the two groups can change places: the p-value is the share of
-    1,999 random divisions of all images with at least that AUROC. Both groups must be drawn alike;
-    otherwise it tells in what these differ.
+    1,999 random divisions of all images, or of each class, with at least that AUROC. Both groups
+    must be drawn alike; otherwise it tells in what these differ.
 
     Args:
         train: (N,) losses of training images, at least 0; see :func:`image_losses`.
         control: (N,) of as many held-out images of the same distribution.
         seed: of the divisions.
+        labels: (2 * N,) classes of both groups, one after the other, with as many images of each;
+            None where classes do not matter.
 
     Raises:
         PreimageError: for groups of other sizes, or NaN.
     """
+    train, control = train.detach().cpu(), control.detach().cpu()
     if train.ndim != 1 or train.shape != control.shape or not len(train):
         raise PreimageError(
             "expected losses (N,) of as many held-out images as training images, found "
@@ -69,5 +74,5 @@ def loss_membership(train: Tensor, control: Tensor, seed: int = 0) -> LossMember
     both = torch.cat([train, control]).double()
     if bool(both.isnan().any()):
         raise PreimageError("expected losses without NaN, found some; check the classifier")
-    auroc, p_value = told_apart(both, len(train), seed)
+    auroc, p_value = told_apart(both, len(train), seed, labels)
     return LossMembership(float(train.mean()), float(control.mean()), auroc, p_value)

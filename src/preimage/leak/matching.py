@@ -8,6 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from preimage.runtime import stream
+
 WINDOW = 7
 """Side of SSIM's uniform window in pixels, as in Wang et al. 2004 with small images."""
 UNSEEN = -1.0
@@ -22,7 +24,8 @@ def similarities(images: Tensor, others: Tensor, candidates: int = _CANDIDATES) 
     """Structural similarity of each image to each of the others.
 
     Only the `candidates` others with the highest correlation of pixels are compared with an image:
-    what is structurally like it is among them.
+    what is structurally like it is among them. Of equal ones, as all are to a blank image, some are
+    taken at random, wherever they stand.
 
     Args:
         images: (R, C, H, W) in [0, 1].
@@ -33,8 +36,10 @@ def similarities(images: Tensor, others: Tensor, candidates: int = _CANDIDATES) 
         (R, N), SSIM (Wang et al. 2004) with a uniform window of :data:`WINDOW` pixels in [-1, 1];
         :data:`UNSEEN` where it was not taken.
     """
+    images, others = images.cpu(), others.cpu()
     count = min(candidates, len(others))
-    nearest = (_centred(images) @ _centred(others).T).topk(count, dim=1).indices
+    order = torch.randperm(len(others), generator=stream("ties", len(others)))
+    nearest = order[(_centred(images) @ _centred(others[order]).T).topk(count, dim=1).indices]
     rows = torch.arange(len(images)).repeat_interleave(count)
     columns = nearest.flatten()
     found = torch.full((len(images), len(others)), UNSEEN)
@@ -83,7 +88,7 @@ def assign(similarity: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
         columns = (other_labels == label).nonzero().flatten()
         if len(columns):
             # a pair that was not compared is worth nothing, and no more of a loss than one unlike
-            mine = similarity[rows][:, columns].double().clamp_min(0).numpy()
+            mine = similarity[rows][:, columns].cpu().double().clamp_min(0).numpy()
             one, other = linear_sum_assignment(mine, maximize=True)
             pairs.append(torch.stack([rows[one], columns[other]], dim=1))
     return torch.cat(pairs) if pairs else torch.empty(0, 2, dtype=torch.int64)

@@ -39,18 +39,25 @@ class Membership:
 
 
 def membership(
-    layer: FirstLayer, train: Tensor, control: Tensor, seed: int = 0
+    layer: FirstLayer,
+    train: Tensor,
+    control: Tensor,
+    seed: int = 0,
+    labels: Tensor | None = None,
 ) -> Membership | None:
     """Compare how far training images and held-out ones are from what training wrote.
 
     If the layer tells nothing of which images it was trained on, the two can change places: the
-    p-value is the share of 1,999 random divisions of all images with at least that AUROC.
+    p-value is the share of 1,999 random divisions of all images, or of each class, with at least
+    that AUROC.
 
     Args:
         layer: on images of D pixels.
         train: (N, C, H, W) in [0, 1], D = C * H * W.
         control: as many held-out images of the same distribution.
         seed: of the divisions.
+        labels: (2 * N,) classes of both groups, one after the other, with as many images of each;
+            None where classes do not matter.
 
     Returns:
         The figures, those of guessing where no direction stands out of the noise of the first
@@ -74,7 +81,7 @@ def membership(
     rows = list(chunks(count, ImageSpec(*train.shape[1:])))
     parts = [_outside(images[part], layer, found) for images in (train, control) for part in rows]
     outside = torch.cat(parts)
-    auroc, p_value = told_apart(outside, count, seed)
+    auroc, p_value = told_apart(outside, count, seed, labels)
     return Membership(
         directions=len(found),
         outside_train=float(outside[:count].mean()),
@@ -86,7 +93,7 @@ def membership(
 
 def _outside(images: Tensor, layer: FirstLayer, found: Tensor) -> Tensor:
     """Share of each input's length (N,), the constant included, outside of the directions."""
-    inputs = images.flatten(1).double() * layer.scale + layer.shift
+    inputs = images.flatten(1).cpu().double() * layer.scale + layer.shift
     rows = torch.cat([inputs, torch.ones(len(inputs), 1).double()], dim=1)
     rest = rows - (rows @ found.T) @ found
     return rest.norm(dim=1) / rows.norm(dim=1)

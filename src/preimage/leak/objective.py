@@ -57,17 +57,21 @@ class Objective:
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The classifier's weights that are in the graph, and that its answer hangs on.
+        """As :func:`weights_of`, asked for once."""
+        return weights_of(self.classifier)
 
-        A head that only training uses has no gradient.
-        """
-        weights = [p for p in self.classifier.parameters() if p.requires_grad]
-        if not weights:
-            return []
-        image = self.classifier.mean.expand(1, *self.classifier.spec.shape)
-        answer = self.classifier(image).logits.sum()
-        gradients = torch.autograd.grad(answer, weights, allow_unused=True)
-        return [p for p, found in zip(weights, gradients, strict=True) if found is not None]
+
+def weights_of(classifier: Classifier) -> list[nn.Parameter]:
+    """The classifier's weights that are in the graph, and that its answer hangs on.
+
+    A head that only training uses has no gradient.
+    """
+    weights = [p for p in classifier.parameters() if p.requires_grad]
+    answer = classifier(classifier.mean.expand(1, *classifier.spec.shape)).logits.sum()
+    if not weights or not answer.requires_grad:
+        return []
+    gradients = torch.autograd.grad(answer, weights, allow_unused=True)
+    return [p for p, found in zip(weights, gradients, strict=True) if found is not None]
 
 
 class _Step:

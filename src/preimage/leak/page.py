@@ -7,7 +7,7 @@ from typing import Any
 
 from preimage.leak.matching import WINDOW
 from preimage.leak.verdict import COPIED, RECOVERED
-from preimage.pages import page
+from preimage.pages import as_sentence, page
 from preimage.panels import Panel
 
 
@@ -37,11 +37,13 @@ def leak_page(name: str, record: Mapping[str, Any], panels: Sequence[Panel]) -> 
             **_told_fact("its loss", record["membership_loss"]),
         },
         notes=[
+            *map(as_sentence, record["warnings"]),
             f"Similarity is SSIM with a uniform window of {WINDOW} pixels; above {RECOVERED} an "
             "image counts as recovered, and each only once. The sentence at the top counts "
             "reconstructions, of which several may resemble the same image.",
             f"{record['images_each']} training and as many held-out images were compared. The "
-            "p-value is the share of random divisions of all of them that differ as much.",
+            "p-value is twice the smaller share of random divisions of all of them that differ as "
+            f"much, in the mean similarity or in the number above {RECOVERED}.",
             "The reconstructions' nearest similarities to both groups differ by "
             f"{record['ssim_train'] - record['ssim_control']:+.3f} on average, with an interval of "
             f"{_interval(record['interval'])} (95 %, over the reconstructions; what other images "

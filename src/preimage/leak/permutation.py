@@ -15,7 +15,11 @@ _CHUNK = 50
 
 
 def times_reached(
-    truth: Tensor, statistic: Callable[[Tensor], Tensor], images: int, random: torch.Generator
+    truth: Tensor,
+    statistic: Callable[[Tensor], Tensor],
+    images: int,
+    random: torch.Generator,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """How many of :data:`PERMUTATIONS` random orders have a statistic of at least the truth.
 
@@ -25,6 +29,8 @@ def times_reached(
             (P, ...).
         images: of both groups together.
         random: of the orders.
+        labels: (images,) classes; images change places with those of their own alone. None for
+            images of one kind.
 
     Returns:
         Counts in the shape of `truth`, float64.
@@ -32,18 +38,32 @@ def times_reached(
     reached = torch.zeros(truth.shape, dtype=torch.float64)
     for chunk in range(0, PERMUTATIONS, _CHUNK):
         size = min(_CHUNK, PERMUTATIONS - chunk)
-        orders = torch.rand(size, images, generator=random).argsort(1)
+        orders = _orders(torch.rand(size, images, generator=random), labels)
         reached += (statistic(orders) >= truth - 1e-9).double().sum(0)
     return reached
 
 
-def told_apart(values: Tensor, count: int, seed: int) -> tuple[float, float]:
+def _orders(keys: Tensor, labels: Tensor | None) -> Tensor:
+    """Of random keys (P, images) in [0, 1) as many orders, each class in its own places."""
+    if labels is None:
+        return keys.argsort(1)
+    orders = torch.empty(keys.shape, dtype=torch.long)
+    # double, since a key beside the number of a late class would have few digits left
+    orders[:, labels.argsort(stable=True)] = (keys.double() + labels).argsort(1)
+    return orders
+
+
+def told_apart(
+    values: Tensor, count: int, seed: int, labels: Tensor | None = None
+) -> tuple[float, float]:
     """How well a value of each image tells training images, where it is smaller, from others.
 
     Args:
         values: (2 * count,) of the training images and then of as many held-out ones, without NaN.
         count: of each.
         seed: of the random divisions.
+        labels: (2 * count,) classes, as many of each on both sides; each is divided by itself, so
+            that what differs from class to class hides nothing. None divides all together.
 
     Returns:
         AUROC in [0, 1], equal values counted half (the statistic of Mann and Whitney 1947 as a
@@ -57,6 +77,7 @@ def told_apart(values: Tensor, count: int, seed: int) -> tuple[float, float]:
         return -ranks[orders[:, :count]].sum(1)
 
     truth = smallness(torch.arange(len(ranks))[None])[0]
-    reached = int(times_reached(truth, smallness, len(ranks), stream(seed, "membership")))
+    random = stream(seed, "membership")
+    reached = int(times_reached(truth, smallness, len(ranks), random, labels))
     auroc = 1 + (float(truth) / count + count / 2) / (len(ranks) - count)
     return auroc, (1 + reached) / (1 + PERMUTATIONS)

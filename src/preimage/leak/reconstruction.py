@@ -25,7 +25,7 @@ from preimage.inversion import predict
 from preimage.leak.balance import Balance
 from preimage.leak.carriers import make_carrier
 from preimage.leak.first_layer import first_layer
-from preimage.leak.objective import Objective
+from preimage.leak.objective import Objective, weights_of
 from preimage.leak.terms import smooth_gates
 from preimage.leak.turns import Turns
 from preimage.leak.unmixing import unmix
@@ -99,7 +99,7 @@ def reconstruct(
     """
     config = config or ReconstructConfig()
     check_reconstruct(config)
-    fabric = make_fabric(one_device(runtime or Runtime()))
+    fabric = make_fabric(one_device(runtime or Runtime(), "a reconstruction"))
     with frozen(classifier, fabric.device), _differentiable(classifier, config):
         check_gradient(classifier)
         _check_weights(classifier, config)
@@ -129,10 +129,11 @@ def _of_weights(config: ReconstructConfig) -> list[str]:
 
 def _check_weights(classifier: Classifier, config: ReconstructConfig) -> None:
     wanted = _of_weights(config)
-    if wanted and next(classifier.parameters(), None) is None:
+    if wanted and not weights_of(classifier):
         raise PreimageError(
-            f"expected a classifier with parameters for {' and '.join(wanted)}, found none "
-            f"(buffers are not parameters); leave these terms out with --{' 0 --'.join(wanted)} 0"
+            f"expected a classifier with parameters that its answer hangs on for "
+            f"{' and '.join(wanted)}, found none (buffers are not parameters); leave these terms "
+            f"out with --{' 0 --'.join(wanted)} 0"
         )
 
 
@@ -236,7 +237,9 @@ def _known(
             on_step(ReconstructProgress(step, steps, {}, "unmixing"))
 
     try:
-        found = unmix(layer, classifier.spec, seed=config.seed, device=device, on_step=tell)
+        # what comes apart is kept in float64, which mps has not
+        there = torch.device("cpu") if device.type == "mps" else device
+        found = unmix(layer, classifier.spec, seed=config.seed, device=there, on_step=tell)
     except RuntimeError as error:  # no memory for a decomposition, or none that converges
         raise PreimageError(
             "expected a dense first layer that can be taken apart, found: "
@@ -257,7 +260,8 @@ def _differentiable(classifier: Classifier, config: ReconstructConfig) -> Iterat
     """
     wanted = bool(_of_weights(config))
     for parameter in classifier.parameters():
-        parameter.requires_grad_(wanted)  # put back by `frozen`
+        # put back by `frozen`; whole numbers, as indices, have no gradient
+        parameter.requires_grad_(wanted and parameter.is_floating_point())
     with (
         float32_weights(classifier),
         smooth_gates(classifier.network, config.sharpness),

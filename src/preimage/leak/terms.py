@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from preimage.classifier import first_argument
+
 Ask = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to logits (B, K)."""
 
@@ -130,7 +132,7 @@ def smooth_gates(network: nn.Module, sharpness: float) -> Iterator[None]:
     try:
         for module in modules:
             module.inplace = False
-            handles.append(module.register_forward_hook(_smooth(sharpness)))
+            handles.append(module.register_forward_hook(_smooth(sharpness), with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -140,8 +142,10 @@ def smooth_gates(network: nn.Module, sharpness: float) -> Iterator[None]:
 
 
 def _smooth(sharpness: float) -> Callable[..., Tensor]:
-    def hook(module: _Gate, arguments: tuple[Any, ...], values: Tensor) -> Tensor:
-        soft = _soft(module, arguments[0], sharpness)
+    def hook(
+        module: _Gate, arguments: tuple[Any, ...], named: dict[str, Any], values: Tensor
+    ) -> Tensor:
+        soft = _soft(module, first_argument(arguments, named), sharpness)
         return soft + (values - soft).detach()
 
     return hook

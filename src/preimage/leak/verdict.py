@@ -72,13 +72,14 @@ def judge(train: Tensor, control: Tensor, seed: int = 0) -> Verdict:
     Raises:
         PreimageError: for shapes that differ, or NaN.
     """
+    train, control = train.cpu(), control.cpu()
     _check(train, control)
-    p_value = _p_value(torch.cat([train, control], dim=1), train.shape[1], seed)
+    p_value, by_number = _p_value(torch.cat([train, control], dim=1), train.shape[1], seed)
     train, control = _compared(train, control)
     near = [part.amax(1) for part in (train, control)]
     gap = near[0] - near[1]
     above = [int((part > RECOVERED).sum()) for part in near]
-    answer, reason = _answer(train.shape, p_value, float(gap.mean()), above)
+    answer, reason = _answer(train.shape, p_value, by_number, float(gap.mean()), above)
     return Verdict(
         verdict=answer,
         reason=reason,
@@ -112,7 +113,7 @@ def _compared(*groups: Tensor) -> tuple[Tensor, ...]:
 
 
 def _answer(
-    shape: torch.Size, p_value: float, difference: float, above: list[int]
+    shape: torch.Size, p_value: float, by_number: bool, difference: float, above: list[int]
 ) -> tuple[Answer, str]:
     reconstructions, images = shape
     if min(shape) < FEWEST:
@@ -125,17 +126,25 @@ def _answer(
         f"a held-out one; the nearest similarities differ by {difference:+.3f} (p = {p_value:.4f})"
     )
     if p_value <= LEVEL:
-        return "leaks", f"Training images are nearer than held-out ones: {found}."
+        what = (
+            "More reconstructions resemble training images than held-out ones"
+            if by_number
+            else "Training images are nearer than held-out ones"
+        )
+        return "leaks", f"{what}: {found}."
     if p_value > DOUBT:
         return (
             "no evidence of a leak",
-            f"Training images are no nearer than held-out ones: {found}.",
+            f"Training images are not nearer than chance may have it: {found}.",
         )
     return "can't tell", f"The difference may be chance: {found}; more images would tell."
 
 
-def _p_value(both: Tensor, count: int, seed: int) -> float:
-    """One-sided, over random divisions of the columns; the first `count` are the true half."""
+def _p_value(both: Tensor, count: int, seed: int) -> tuple[float, bool]:
+    """One-sided, over random divisions of the columns; the first `count` are the true half.
+
+    With it, whether the number above :data:`RECOVERED` decided, and not the mean.
+    """
     values, order = both.sort(dim=1, descending=True)
     # the nearest of a half is almost surely among these few: all others miss it with 2^-64
     values, order = values[:, :_NEAREST], order[:, :_NEAREST]
@@ -147,7 +156,7 @@ def _p_value(both: Tensor, count: int, seed: int) -> float:
     truth = differences(torch.arange(columns)[None])[0]
     reached = times_reached(truth, differences, columns, stream(seed, "verdict"))
     shares = (1 + reached) / (1 + PERMUTATIONS)
-    return min(1.0, len(shares) * float(shares.min()))
+    return min(1.0, len(shares) * float(shares.min())), bool(shares[1] < shares[0])
 
 
 def _differences(values: Tensor, order: Tensor, members: Tensor) -> Tensor:
@@ -177,5 +186,5 @@ def _first(values: Tensor, chosen: Tensor) -> Tensor:
 def _interval(gap: Tensor, seed: int) -> tuple[float, float]:
     random = stream(seed, "interval")
     rows = torch.randint(len(gap), (_RESAMPLES, len(gap)), generator=random)
-    low, high = gap[rows].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    low, high = gap[rows].mean(1).quantile(gap.new_tensor([0.025, 0.975])).tolist()
     return low, high
