@@ -17,7 +17,11 @@ BASELINES = ("msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how the work runs. Of these only the precision changes figures, and little."""
+    """Where and how the work runs. Of these only the precision changes figures, and little.
+
+    On GPUs PyTorch rounds convolutions to TF32 in 32-true as well, unless
+    ``torch.backends.cudnn.allow_tf32`` is False.
+    """
 
     accelerator: Accelerator = "auto"
     """Kind of device; auto takes a GPU when there is one."""
