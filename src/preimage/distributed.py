@@ -67,6 +67,13 @@ def gather(fabric: Fabric, sample: Sample) -> Sample:
     return Sample(_whole(sample.images), condition, prediction, layers)
 
 
+def smallest(fabric: Fabric, value: float) -> float:
+    """The smallest of several processes' values, on each of them."""
+    least = torch.tensor(value, device=fabric.device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return float(least)
+
+
 def share_batch_norm(module: nn.Module, processes: int) -> None:
     """Let every batch norm in `module` take its statistics over this many processes."""
     for part in module.modules():

@@ -19,7 +19,7 @@ from preimage.checks import check_gradient
 from preimage.classifier import Classifier, frozen
 from preimage.config import PRESETS, InvertConfig, Runtime
 from preimage.diagnostics import Check, class_diversity, gradient_shares
-from preimage.distributed import gather, share_batch_norm
+from preimage.distributed import gather, share_batch_norm, smallest
 from preimage.drawing import at_once
 from preimage.errors import DivergedError, PreimageError
 from preimage.inversion import Inversion
@@ -185,7 +185,7 @@ class Trainer:
         if world > 1:
             # processes on CPUs have one memory between them
             own = math.inf if free is None else free / (world if device.type == "cpu" else 1)
-            least = float(torch.as_tensor(self.fabric.all_gather(torch.tensor(own))).min())
+            least = smallest(self.fabric, own)
             free = least if math.isfinite(least) else None
         per_image, share = step_bytes(self.forward), self.config.batch // world
         check_room(per_image, share, self.inversion.spec, free, "--batch", world)
