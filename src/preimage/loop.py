@@ -102,12 +102,14 @@ def invert(
     fabric = make_fabric(runtime or Runtime())
     fabric.launch()
     _check_settings(config, fabric.world_size)
+    doubts = []
     if objective is None:
         objective = default_objective(config)
-        if not objective.asks_for_class:
-            warnings.warn(_NO_CLASS, stacklevel=2)
+        doubts += [] if objective.asks_for_class else [_NO_CLASS]
     if objective.reads_layers and not classifier.batch_norms():
-        warnings.warn(_NO_PRIOR, stacklevel=2)
+        doubts.append(_NO_PRIOR)
+    for doubt in doubts if fabric.is_global_zero else ():
+        warnings.warn(doubt, stacklevel=2)
     inversion = Inversion(classifier.spec, classifier.class_names, config, classifier=classifier)
     with frozen(classifier, fabric.device):
         check_gradient(classifier, fabric.autocast)
