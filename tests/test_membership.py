@@ -130,6 +130,12 @@ def test_what_differs_from_class_to_class_hides_no_difference():
     assert found[0].p_value <= 0.01 and found[1].p_value > 0.1
 
 
+@pytest.mark.parametrize("labels", [torch.arange(6), torch.zeros(5)])
+def test_labels_that_differ_between_the_groups_are_one_sentence(labels):
+    with pytest.raises(PreimageError, match="as many images of each class in both groups"):
+        loss_membership(torch.rand(3), torch.rand(3), labels=labels)
+
+
 def test_divisions_of_each_class_are_none_too_bold():
     p_values = []
     for trial in range(40):

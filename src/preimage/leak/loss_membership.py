@@ -63,7 +63,7 @@ def loss_membership(
             None where classes do not matter.
 
     Raises:
-        PreimageError: for groups of other sizes, or NaN.
+        PreimageError: for groups of other sizes, labels that do not fit, or NaN.
     """
     train, control = train.detach().cpu(), control.detach().cpu()
     if train.ndim != 1 or train.shape != control.shape or not len(train):

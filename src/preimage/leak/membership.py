@@ -65,7 +65,7 @@ def membership(
         lie outside of.
 
     Raises:
-        PreimageError: for groups of other shapes.
+        PreimageError: for groups of other shapes, or labels that do not fit.
     """
     if train.shape != control.shape or not len(train):
         raise PreimageError(

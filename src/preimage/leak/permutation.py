@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from preimage.errors import PreimageError
 from preimage.runtime import stream
 
 PERMUTATIONS = 1999
@@ -69,7 +70,13 @@ def told_apart(
         AUROC in [0, 1], equal values counted half (the statistic of Mann and Whitney 1947 as a
         share of all pairs), and the one-sided p-value: the chance of one at least as large if the
         two groups could change places.
+
+    Raises:
+        PreimageError: for labels that are not as many of each class on both sides.
     """
+    if labels is not None:
+        labels = labels.cpu()
+        _check_labels(labels, count)
     _, place, ties = values.unique(return_inverse=True, return_counts=True)
     ranks = (ties.cumsum(0) - ties.double() / 2)[place]
 
@@ -81,3 +88,12 @@ def told_apart(
     reached = int(times_reached(truth, smallness, len(ranks), random, labels))
     auroc = 1 + (float(truth) / count + count / 2) / (len(ranks) - count)
     return auroc, (1 + reached) / (1 + PERMUTATIONS)
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    halves = labels[:count].sort().values, labels[count:].sort().values
+    if labels.shape != (2 * count,) or not torch.equal(*halves):
+        raise PreimageError(
+            f"expected labels ({2 * count},) with as many images of each class in both groups, "
+            f"found {tuple(labels.shape)} with others; give those of preimage.leak.control.pair"
+        )
