@@ -38,6 +38,11 @@ def _filmed(
     return ImageSet("filmed", "train", pixels, both[0], names), both[1]
 
 
+def _film_of(images: ImageSet, truth: torch.Tensor) -> dict[bytes, int]:
+    """Each image's film, by its bytes."""
+    return {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+
+
 def test_films_are_found_in_their_order():
     images, truth = _filmed()
     assert torch.equal(films(images), truth)
@@ -59,7 +64,7 @@ def test_flat_images_and_single_ones_are_no_error(value):
 
 def test_few_images_and_those_left_out_share_no_film():
     images, truth = _filmed()
-    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    film = _film_of(images, truth)
     parts = few_images(images, 16, seed=0)
     found = [film[bytes(row.numpy())] for part in parts for row in part.images]
     assert len(found) == len(set(found)) == 32
@@ -70,7 +75,7 @@ def test_few_images_and_those_left_out_share_no_film():
 def test_whole_films_are_held_out():
     images, truth = _filmed()
     rest, out, of_film = hold_out(images, 30, seed=0)
-    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    film = _film_of(images, truth)
     sides = [{film[bytes(row.numpy())] for row in part.images} for part in (rest, out)]
     assert not sides[0] & sides[1]
     assert len(rest) + len(out) == len(images)
@@ -98,7 +103,7 @@ def test_where_no_film_can_be_spared_single_images_are_held_out():
 def test_a_control_group_has_one_frame_of_each_film():
     images, truth = _filmed(classes=8)
     one = one_of_each_film(images, seed=0)
-    film = {bytes(row.numpy()): int(of) for row, of in zip(images.images, truth, strict=True)}
+    film = _film_of(images, truth)
     assert [film[bytes(row.numpy())] for row in one.images] == truth.unique().tolist()
     groups = pair(images, _filmed(classes=8, key=1)[0], most=1000)
     assert len(groups.train) == len(groups.control) == 8 * len(LENGTHS)

@@ -29,27 +29,18 @@ def is_follower(runtime: Runtime) -> bool:
 
 
 @contextmanager
-def leading(runtime: Runtime) -> Iterator[Callable[[], None]]:
+def leading(runtime: Runtime) -> Iterator[Callable[[], object]]:
     """For the first process: call what this gives when the others are to begin.
 
     Where a launcher has started them already, and the first ends without having called it since
     nothing is to be done or something is wrong, they hear of that instead of waiting for it.
     """
-    called = False
-
-    def begin() -> None:
-        nonlocal called
-        called = True
-        _tell(runtime, True)
-
     try:
-        yield begin
+        yield lambda: _tell(runtime, True)
     except Exception:
-        if not called and _others_wait(runtime):
-            _tell(runtime, False)
+        _release(runtime)
         raise
-    if not called and _others_wait(runtime):
-        _tell(runtime, False)
+    _release(runtime)
 
 
 def called(runtime: Runtime) -> bool:
@@ -62,6 +53,12 @@ def _tell(runtime: Runtime, begin: bool) -> bool:
     fabric = make_fabric(runtime)
     fabric.launch()
     return bool(fabric.broadcast(begin))
+
+
+def _release(runtime: Runtime) -> None:
+    """Let the others go where they still wait."""
+    if _others_wait(runtime):
+        _tell(runtime, False)
 
 
 def _others_wait(runtime: Runtime) -> bool:

@@ -102,6 +102,11 @@ def stream(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
+def seed_of(*key: int | str) -> int:
+    """What names the numbers of ``stream(*key)`` to PyTorch's global generators."""
+    return int(stream(*key).initial_seed() % 2**31)
+
+
 @contextmanager
 def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """PyTorch's global random numbers as they follow from `seed`, and as before at the end.

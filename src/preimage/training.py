@@ -30,6 +30,7 @@ from preimage.runtime import (
     random_state,
     reseed,
     scaler_state,
+    seed_of,
     stream,
 )
 from preimage.zoo.architectures import build
@@ -75,8 +76,9 @@ def train(
         DivergedError: when the loss becomes NaN; the last epoch's state stays saved.
     """
     check_train(config)
-    check_private(config.fitting, precision_name(runtime or Runtime()))
-    fabric = make_fabric(one_device(runtime or Runtime()))
+    runtime = one_device(runtime or Runtime())
+    check_private(config.fitting, precision_name(runtime))
+    fabric = make_fabric(runtime)
     with random_state(config.seed, fabric.device):
         training = _Training(data, config)
         training.run(fabric, checkpoint, on_epoch)
@@ -132,8 +134,7 @@ class _Training:
     def _epoch(self, fabric: Any, model: nn.Module, optimizer: Any, epoch: int) -> Epoch:
         config, start = self.config, time.perf_counter()
         # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
-        key = stream(config.seed, "dropout", epoch)
-        reseed(int(key.initial_seed() % 2**31), fabric.device)
+        reseed(seed_of(config.seed, "dropout", epoch), fabric.device)
         smoothing = config.fitting.label_smoothing
         model.train()
         total, right, seen = 0.0, 0, 0
@@ -239,8 +240,8 @@ def shuffled_batches(
     batch = min(config.batch, len(data))
     for start in range(0, batch_count(len(data), config.batch) * batch, batch):
         index = order[start : start + batch]
-        images = data.images[index].to(device).float() / 255
-        yield augment(images, config.augmentation, random), data.labels[index].to(device)
+        images = augment(data.floats(index, device), config.augmentation, random)
+        yield images, data.labels[index].to(device)
 
 
 def batch_count(images: int, batch: int) -> int:

@@ -56,17 +56,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def floats(self, index: Index | None = None) -> Tensor:
+    def floats(self, index: Index | None = None, device: torch.device | None = None) -> Tensor:
         """The images as float32.
 
         Args:
             index: rows to take, all when None.
+            device: where to have them; bytes are sent, a quarter of the floats.
 
         Returns:
             (n, C, H, W) in [0, 1].
         """
         images = self.images if index is None else self.images[index]
-        return images.float().div_(255)
+        return images.to(device=device).float().div_(255)
 
     def subset(self, index: Index) -> ImageSet:
         """The rows at `index`, in that order, with the same classes."""

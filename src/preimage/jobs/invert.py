@@ -90,7 +90,7 @@ def _lead(
     report: Reporter,
     classifier: Classifier,
     judges: Judges,
-    begin: Callable[[], None],
+    begin: Callable[[], object],
 ) -> tuple[dict[str, Any], Path]:
     path = Path(command.output.out or _default_folder(command, classifier))
     settings = {

@@ -11,7 +11,7 @@ from preimage.conditioning import make_scheme
 from preimage.config import GeneratorConfig
 from preimage.errors import PreimageError
 from preimage.generator import Generator, plane_size
-from preimage.runtime import random_state, stream
+from preimage.runtime import random_state, seed_of, stream
 from preimage.types import Condition, ImageSpec
 
 _CARRIERS: dict[str, Callable[[ImageSpec, Tensor, int, int], nn.Module]] = {}
@@ -67,7 +67,7 @@ class Generated(nn.Module):
         super().__init__()
         random = stream(seed, "generated")
         scheme = make_scheme("vector", classes, plane_size(spec), 4.0, 2.0)
-        with random_state(int(stream(seed, "generator").initial_seed() % 2**31)):
+        with random_state(seed_of(seed, "generator")):
             config = GeneratorConfig(dropout=0.0, stretch=0.1)
             self.generator = Generator(spec, scheme, config)
         self._noise = self.generator.noise(len(labels), random)

@@ -27,7 +27,7 @@ from preimage.ood.heads import GARBAGE, with_garbage
 from preimage.ood.pool import GarbagePool
 from preimage.ood.rounds import Candidates, Rounds
 from preimage.ood.splitting import Split, split_up
-from preimage.runtime import channels_last, make_fabric, random_state, reseed, stream
+from preimage.runtime import channels_last, make_fabric, random_state, reseed, seed_of, stream
 from preimage.training import (
     accuracy_on,
     batch_count,
@@ -211,8 +211,8 @@ class _Loop:
         self._restore(checkpoint)
         while len(self.epochs) < self.training.epochs and not self._stopped():
             # dropout draws from the global stream: tie it to the epoch, so a resumed run agrees
-            key = stream(self.training.seed, "dropout", len(self.epochs))
-            reseed(int(key.initial_seed() % 2**31), self.fabric.device)
+            seed = seed_of(self.training.seed, "dropout", len(self.epochs))
+            reseed(seed, self.fabric.device)
             self.epochs.append(self._epoch(len(self.epochs)))
             if on_epoch:
                 on_epoch(self.epochs[-1])
