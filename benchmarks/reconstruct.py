@@ -55,7 +55,11 @@ image leaves in the weights."""
 BF16 = ("--precision", "bf16-mixed")
 FEW_EPOCHS = {("cnn", 500): ("--epochs", "1000")}
 """Of classifiers whose 3,000 epochs take half an hour each."""
-WIDTHS = {"mlp": ("--width", "1000")}
+OWN = {
+    "mlp": ("--width", "1000"),
+    "vit": ("--optimizer", "adamw", "--lr", "0.001", "--epochs", "300"),
+}
+"""Of an architecture. Gradient descent alone does not fit 100 images to a ViT in 300 epochs."""
 STEPS, IMAGES = 1500, 100
 ALL, FEW_STEPS = "preimage-direct-all", 300
 """Looks for as many images as were trained on; nearly all that come are from the weights, and the
@@ -285,7 +289,7 @@ def trained(
     out = RUNS / f"{name}-{_hyphened(defence)}"
     task = ODD if classes == 2 else ()
     length = FEW_EPOCHS.get((arch, n_train), ())
-    options = (*FIT, *WIDTHS.get(arch, ()), *length, *task, *DEFENCES[defence])
+    options = (*FIT, *OWN.get(arch, ()), *length, *task, *DEFENCES[defence])
     size = ("--limit", str(n_train), "--first-scale", str(first_scale), "--seed", str(seed))
     _run("train", dataset, "--arch", arch, *options, *size, "--out", str(out))
     return out

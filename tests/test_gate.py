@@ -224,6 +224,14 @@ def test_other_images_under_the_same_name_are_told_of():
     assert compare(record(contents=held), record()).warnings == ()
 
 
+def test_other_versions_are_told_of_where_both_are_known():
+    first = {"preimage": "0.1.0", "torch": "2.12.0", "numpy": "2.3.0"}
+    second = {"preimage": "0.1.0", "torch": "2.13.0", "numpy": "2.4.0"}
+    found = compare(record(versions=first), record(versions=second))
+    assert found.warnings == ("the two audits differ in the version of torch: 2.12.0 and 2.13.0",)
+    assert compare(record(versions=first), record()).warnings == ()
+
+
 def test_a_comparison_keeps_its_table_whole():
     found = compare(record(model="a|b"), record(model="<c>", seed=1))
     text = comparison_markdown(found)

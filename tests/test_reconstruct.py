@@ -479,6 +479,16 @@ def test_two_reconstructions_are_compared(capsys, monkeypatch, data, tmp_path):
         "the two audits differ in the content of the held out images",
         "the two audits differ in the content of the training images",
     ]
+    made = tmp_path / "others" / "environment.json"
+    older = json.loads(made.read_text())
+    older["versions"]["torch"] = "1.0.0"
+    made.write_text(json.dumps(older))
+    told = json.loads(run(capsys, "compare", *runs, "--json")[1])["warnings"]
+    assert [text.partition(":")[0] for text in told] == [
+        "the two audits differ in the version of torch"
+    ]
+    made.unlink()
+    assert json.loads(run(capsys, "compare", *runs, "--json")[1])["warnings"] == []
     (tmp_path / "others" / "metrics.json").unlink()
     status, _, err = run(capsys, "compare", *runs)
     assert status != 0 and "finished run" in err

@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,14 @@ class RunFolder:
                 "or start anew with --overwrite"
             )
         return values
+
+    def versions(self) -> dict[str, Any]:
+        """Of the packages that the run began with, by name; none where they are not known."""
+        made: Any = None
+        with suppress(PreimageError):
+            made = read_json(self.path / _ENVIRONMENT)
+        found = made.get("versions") if isinstance(made, dict) else None
+        return found if isinstance(found, dict) else {}
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder with files in it that is no run's, before anything is written to it."""

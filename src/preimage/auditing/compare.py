@@ -23,7 +23,9 @@ _SETTINGS = (
     *("budget_s", "seed", "data", "data_split", "heldout", "evaluator", "image", "most"),
     *("carrier", "start"),
 )
-_CONTENTS = "contents"
+_CONTENTS, _VERSIONS = "contents", "versions"
+_PACKAGES = ("preimage", "torch")
+"""Whose other versions may give other figures of the same classifier."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def read_audit(source: str) -> dict[str, Any]:
 def _is_whole(record: dict[str, Any]) -> bool:
     named = isinstance(record.get("classes"), int) and "model" in record
     # one of an earlier version may lack some of these
-    return named and all(isinstance(record.get(name, {}), dict) for name in (*SECTIONS, _CONTENTS))
+    maps = (*SECTIONS, _CONTENTS, _VERSIONS)
+    return named and all(isinstance(record.get(name, {}), dict) for name in maps)
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
@@ -120,10 +123,15 @@ def _other_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iter
         if first.get(name) != second.get(name):
             text = f"the two audits differ in {name.removesuffix('_s').replace('_', ' ')}"
             yield f"{text}: {first.get(name)} and {second.get(name)}"
-    contents = [record.get(_CONTENTS) or {} for record in (first, second)]
-    for name in sorted(contents[0].keys() & contents[1].keys()):
-        if contents[0][name] != contents[1][name]:
+    here, there = (record.get(_CONTENTS) or {} for record in (first, second))
+    for name in sorted(here.keys() & there.keys()):
+        if here[name] != there[name]:
             yield f"the two audits differ in the content of {name}"
+    here, there = (record.get(_VERSIONS) or {} for record in (first, second))
+    for name in _PACKAGES:
+        if name in here and name in there and here[name] != there[name]:
+            text = f"the two audits differ in the version of {name}"
+            yield f"{text}: {here[name]} and {there[name]}"
     sets = [sorted(value_of(record, "ood.sets") or {}) for record in (first, second)]
     if sets[0] != sets[1] and all(sets):
         different = ", ".join(sorted(set(sets[0]) ^ set(sets[1])))

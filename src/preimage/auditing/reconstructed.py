@@ -69,7 +69,7 @@ def read_reconstruction(path: Path) -> dict[str, Any] | None:
         named = {"model": settings["model"]["model"], "data": result["dataset"]}
         named |= {name: settings["control"][name] for name in ("heldout", "evaluator", "most")}
         named |= {name: settings["config"][name] for name in ("carrier", "start")}
-        named["contents"] = contents(settings)
+        named |= {"contents": contents(settings), "versions": folder.versions()}
     except (KeyError, TypeError, AttributeError) as error:
         raise PreimageError(
             f"expected a whole reconstruction, found a damaged one in '{path}'; restore it, or "
