@@ -53,7 +53,7 @@ FIT = (
 does, whose weights say little about the images. In float32 on every machine, as bf16 rounds what an
 image leaves in the weights."""
 BF16 = ("--precision", "bf16-mixed")
-FEW_EPOCHS = {("cnn", 500): ("--epochs", "1000")}
+FEW_EPOCHS = {("cnn", 500): ("--epochs", "1000"), ("mlp", 5000): ("--epochs", "1000")}
 """Of classifiers whose 3,000 epochs take half an hour each."""
 OWN = {
     "mlp": ("--width", "1000"),
