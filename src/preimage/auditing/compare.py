@@ -123,19 +123,25 @@ def _other_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iter
         if first.get(name) != second.get(name):
             text = f"the two audits differ in {name.removesuffix('_s').replace('_', ' ')}"
             yield f"{text}: {first.get(name)} and {second.get(name)}"
-    here, there = (record.get(_CONTENTS) or {} for record in (first, second))
-    for name in sorted(here.keys() & there.keys()):
-        if here[name] != there[name]:
-            yield f"the two audits differ in the content of {name}"
-    here, there = (record.get(_VERSIONS) or {} for record in (first, second))
-    for name in _PACKAGES:
-        if name in here and name in there and here[name] != there[name]:
-            text = f"the two audits differ in the version of {name}"
-            yield f"{text}: {here[name]} and {there[name]}"
+    for name, *_ in _unlike(_CONTENTS, first, second):
+        yield f"the two audits differ in the content of {name}"
+    for name, here, there in _unlike(_VERSIONS, first, second):
+        if name in _PACKAGES:
+            yield f"the two audits differ in the version of {name}: {here} and {there}"
     sets = [sorted(value_of(record, "ood.sets") or {}) for record in (first, second)]
     if sets[0] != sets[1] and all(sets):
         different = ", ".join(sorted(set(sets[0]) ^ set(sets[1])))
         yield f"the two audits differ in unknown images: only one of them has {different}"
+
+
+def _unlike(
+    part: str, first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name and values of what this map of both records has, where the values differ."""
+    here, there = (record.get(part) or {} for record in (first, second))
+    for name in sorted(here.keys() & there.keys()):
+        if here[name] != there[name]:
+            yield name, here[name], there[name]
 
 
 def comparison_markdown(found: Comparison) -> str:
