@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -451,7 +452,7 @@ def test_a_classifier_that_does_its_task_is_told_from_one_that_gets_other_images
     assert good["premise"]["tone"] == "good" and good["task"]["images"] == 300
     result = preimage.audit(fitted(), mean=(9.0,), out="wrong", **options)
     assert result.record["task"]["works"] == "no" and result.record["task"]["accuracy"] < 0.5
-    page = " ".join(result.page.read_text(encoding="utf-8").split())
+    page = re.sub("</?span[^>]*>", "", " ".join(result.page.read_text(encoding="utf-8").split()))
     assert "does not work on these data. Check the normalisation (--mean, --std)" in page
     assert page.index("does not work") < page.index("What does it accept?")
 

@@ -103,6 +103,15 @@ def test_page_shows_names_figures_and_notes_as_text_and_never_as_html():
         assert shown in plain.text
 
 
+def test_no_line_ends_within_an_option():
+    note = "give --data or --dp-noise 3 -- not x--y, a-b & <b>"
+    text = gallery_page("Title", some_classes(1), {}, [note])
+    assert note in Page(text).text
+    spans = re.findall(r'<span class="option">([^<]*)</span>', text)
+    assert spans == ["--data", "--dp-noise"]
+    assert ".option { white-space: nowrap; }" in text
+
+
 def test_page_asks_for_nothing_and_names_every_image():
     text = gallery_page("Title", some_classes(2, shape=(3, 8, 8)), {}, [])
     page = Page(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,13 @@ def render(template: str, **values: Any) -> str:
     templates = Environment(
         loader=PackageLoader("preimage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    templates.filters["options_apart"] = _options_apart
     return templates.get_template(template).render(**values)
+
+
+def _options_apart(text: str) -> list[str]:
+    """A text's pieces; every second one is an option's name, such as --data."""
+    return re.split(r"(?<![\w-])(--[a-z][a-z-]*)", text)
 
 
 def picture_uris(images: Tensor) -> list[str]:
