@@ -36,8 +36,6 @@ from preimage.run import RunFolder
 from preimage.runtime import make_fabric, stream
 from preimage.types import Sample
 
-"""Classes that a page shows one by one."""
-
 _PLAN = "plan.json"
 _SAMPLES = 2000
 
