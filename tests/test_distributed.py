@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -155,3 +159,49 @@ def test_no_process_waits_for_a_first_one_that_has_nothing_to_do(tmp_path, more,
     mp.spawn(call, args=(free_port(), str(tmp_path), several), nprocs=2)
     assert Path("0.txt").read_text() == str(status)
     assert not Path("1.txt").exists()  # it left without a word
+
+
+GO_ON = "give the same command again to go on where it was"
+
+
+def interrupted_first(pid: int) -> None:
+    os.kill(pid, signal.SIGINT)
+
+
+def killed_helper(pid: int) -> None:
+    os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="it finds processes in /proc")
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("stop", "status", "told"),
+    [
+        (interrupted_first, 130, f"error: interrupted; {GO_ON}"),
+        (
+            killed_helper,
+            2,
+            f"error: expected all processes to go on, found that another has ended; {GO_ON}",
+        ),
+    ],
+)
+def test_what_ends_one_of_several_processes_ends_all_in_one_sentence(stop, status, told):
+    log = Path("run/metrics.jsonl")
+    program = str(Path(sys.executable).with_name("preimage"))
+    several = invert_arguments(
+        "run", "--accelerator", "cpu", "--devices", "2", "--precision", "32-true", steps=100_000
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [program, *several], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        while process.poll() is None and not (log.is_file() and '"step"' in log.read_text()):
+            time.sleep(0.1)
+        stop(process.pid)
+        said = process.communicate(timeout=120)[1]  # of all of them, when the last has ended
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert told in " ".join(said.split()) and said.count("error:") == 1
+    assert "Traceback" not in said

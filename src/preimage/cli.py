@@ -64,12 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.error(_unreadable(error))
         return 2
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if _left_alone(error):
+            _stopped(
+                "expected all processes to go on, found that another has ended", command, terminal
+            )
+        elif _out_of_memory(error):
+            terminal.error(_no_room(error))
+        else:
             raise
-        terminal.error(_no_room(error))
         return 2
     except KeyboardInterrupt:
-        terminal.error(f"interrupted; {_how_to_go_on(command)}")
+        _stopped("interrupted", command, terminal)
         return 130
     if _wants_json(command):
         # a file that a Windows shell makes of it has a code page of its own
@@ -135,6 +140,21 @@ def _out_of_memory(error: Exception) -> bool:
     """Told by its words, since PyTorch's CPU allocator has no exception of its own."""
     signs = ("can't allocate memory", "not enough memory", "out of memory", "size calculation over")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _left_alone(error: Exception) -> bool:
+    """Told by the words of gloo and of NCCL, whose errors have no kind of their own."""
+    signs = ("closed by peer", "reset by peer", "remote process exiting prematurely")
+    return any(sign in str(error) for sign in signs)
+
+
+def _stopped(why: str, command: Any, terminal: Terminal) -> None:
+    """Say it once, where several processes run the command and all of them are stopped."""
+    from preimage.processes import is_follower
+
+    runtime = getattr(command, "runtime", None)
+    if runtime is None or not is_follower(runtime):
+        terminal.error(f"{why}; {_how_to_go_on(command)}")
 
 
 def _no_room(error: Exception) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from subprocess import Popen
 
 import torch.distributed as dist
+from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from preimage.config import Runtime
@@ -33,26 +35,45 @@ def leading(runtime: Runtime) -> Iterator[Callable[[], object]]:
     """For the first process: call what this gives when the others are to begin.
 
     Where a launcher has started them already, and the first ends without having called it since
-    nothing is to be done or something is wrong, they hear of that instead of waiting for it.
+    nothing is to be done or something is wrong, they hear of that instead of waiting for it. Those
+    that were started from here end with it where it fails or is interrupted.
     """
+    helpers: list[Popen[bytes]] = []
+
+    def begin() -> None:
+        nonlocal helpers
+        fabric = _tell(runtime, True)[0]
+        helpers = getattr(fabric.strategy.launcher, "procs", helpers)
+
     try:
-        yield lambda: _tell(runtime, True)
-    except Exception:
-        _release(runtime)
+        yield begin
+    except BaseException as error:
+        _end(helpers)
+        if isinstance(error, Exception):
+            _release(runtime)
         raise
     _release(runtime)
 
 
 def called(runtime: Runtime) -> bool:
     """For the others: wait for the first, and tell whether they are to begin."""
-    return _tell(runtime, False)
+    return _tell(runtime, False)[1]
 
 
-def _tell(runtime: Runtime, begin: bool) -> bool:
+def _tell(runtime: Runtime, begin: bool) -> tuple[Fabric, bool]:
     """What the first process says, on all of them; it starts the others where nobody has."""
     fabric = make_fabric(runtime)
     fabric.launch()
-    return bool(fabric.broadcast(begin))
+    return fabric, bool(fabric.broadcast(begin))
+
+
+def _end(helpers: list[Popen[bytes]]) -> None:
+    """Stop what would go on alone."""
+    ended = helpers.copy()
+    # it is Fabric's own list, and what ends in there takes this process with it
+    helpers.clear()
+    for helper in ended:
+        helper.terminate()
 
 
 def _release(runtime: Runtime) -> None:
