@@ -192,9 +192,12 @@ def test_what_ends_one_of_several_processes_ends_all_in_one_sentence(stop, statu
         "run", "--accelerator", "cpu", "--devices", "2", "--precision", "32-true", steps=100_000
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    # a shell's background job ignores it, and so would what is started from here
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [program, *several], stderr=subprocess.PIPE, text=True, env=environment
     )
+    signal.signal(signal.SIGINT, before)
     try:
         while process.poll() is None and not (log.is_file() and '"step"' in log.read_text()):
             time.sleep(0.1)
