@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.error(_unreadable(error))
         return 2
     except (RuntimeError, MemoryError) as error:
-        if _left_alone(error):
+        if _left_alone(error, command):
             _stopped(
                 "expected all processes to go on, found that another has ended", command, terminal
             )
@@ -142,10 +142,12 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def _left_alone(error: Exception) -> bool:
+def _left_alone(error: Exception, command: Any) -> bool:
     """Told by the words of gloo and of NCCL, whose errors have no kind of their own."""
     signs = ("closed by peer", "reset by peer", "remote process exiting prematurely")
-    return any(sign in str(error) for sign in signs)
+    runtime = getattr(command, "runtime", None)
+    several = runtime is not None and runtime.devices > 1
+    return several and any(sign in str(error) for sign in signs)
 
 
 def _stopped(why: str, command: Any, terminal: Terminal) -> None:
