@@ -25,7 +25,6 @@ from preimage.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
-PROGRAM = Path(sys.executable).with_name("preimage")
 COMMANDS = ("train", "invert", "audit", "compare", "sample", "show", "demo")
 FIGURES = {
     *("inversion_accuracy", "evaluator_accuracy", "confidence", "student_accuracy"),
@@ -55,7 +54,7 @@ def call(capsys, *arguments):
 
 def program(*arguments, **environment):
     return subprocess.run(
-        [PROGRAM, *map(str, arguments)],
+        [tiny.PROGRAM, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -171,7 +170,7 @@ def test_program_inverts_a_model_of_the_working_folder():
     assert "steps 20/20" in done.stderr and "note:" in done.stderr
     recorded = json.loads(Path("run/environment.json").read_text())
     assert recorded["command"].startswith("preimage invert mine:build")
-    assert str(PROGRAM.parent) not in recorded["command"]
+    assert str(tiny.PROGRAM.parent) not in recorded["command"]
 
 
 # ---- what people see

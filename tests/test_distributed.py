@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from preimage.room import step_bytes
 from preimage.terms.paper import cosine_similarity
 from preimage.types import ImageSpec, Prediction
 from preimage.zoo.architectures import build
-from tiny import draw_sample, invert_arguments
+from tiny import PROGRAM, draw_sample, invert_arguments
 
 
 def run(processes: int, steps: int):
@@ -187,7 +186,6 @@ def killed_helper(pid: int) -> None:
 )
 def test_what_ends_one_of_several_processes_ends_all_in_one_sentence(stop, status, told):
     log = Path("run/metrics.jsonl")
-    program = str(Path(sys.executable).with_name("preimage"))
     several = invert_arguments(
         "run", "--accelerator", "cpu", "--devices", "2", "--precision", "32-true", steps=100_000
     )
@@ -195,7 +193,7 @@ def test_what_ends_one_of_several_processes_ends_all_in_one_sentence(stop, statu
     # a shell's background job ignores it, and so would what is started from here
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [program, *several], stderr=subprocess.PIPE, text=True, env=environment
+        [PROGRAM, *several], stderr=subprocess.PIPE, text=True, env=environment
     )
     signal.signal(signal.SIGINT, before)
     try:

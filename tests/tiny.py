@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from preimage.cli import main
 from preimage.conditioning import make_scheme
 from preimage.types import Layer, Prediction, Sample
 
+PROGRAM = Path(sys.executable).with_name("preimage")
 CLASSES, SIDE = 3, 8
 IMAGE = ("--image", "1", str(SIDE), str(SIDE))
 FEW = (

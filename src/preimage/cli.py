@@ -145,18 +145,21 @@ def _out_of_memory(error: Exception) -> bool:
 def _left_alone(error: Exception, command: Any) -> bool:
     """Told by the words of gloo and of NCCL, whose errors have no kind of their own."""
     signs = ("closed by peer", "reset by peer", "remote process exiting prematurely")
-    runtime = getattr(command, "runtime", None)
-    several = runtime is not None and runtime.devices > 1
-    return several and any(sign in str(error) for sign in signs)
+    return _in_several(command) and any(sign in str(error) for sign in signs)
 
 
 def _stopped(why: str, command: Any, terminal: Terminal) -> None:
     """Say it once, where several processes run the command and all of them are stopped."""
-    from preimage.processes import is_follower
+    if _in_several(command):
+        from preimage.processes import is_follower
 
-    runtime = getattr(command, "runtime", None)
-    if runtime is None or not is_follower(runtime):
-        terminal.error(f"{why}; {_how_to_go_on(command)}")
+        if is_follower(command.runtime):
+            return
+    terminal.error(f"{why}; {_how_to_go_on(command)}")
+
+
+def _in_several(command: Any) -> bool:
+    return hasattr(command, "runtime") and bool(command.runtime.devices > 1)
 
 
 def _no_room(error: Exception) -> str:

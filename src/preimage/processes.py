@@ -42,8 +42,9 @@ def leading(runtime: Runtime) -> Iterator[Callable[[], object]]:
 
     def begin() -> None:
         nonlocal helpers
-        fabric = _tell(runtime, True)[0]
+        fabric = _launched(runtime)
         helpers = getattr(fabric.strategy.launcher, "procs", helpers)
+        fabric.broadcast(True)
 
     try:
         yield begin
@@ -57,14 +58,14 @@ def leading(runtime: Runtime) -> Iterator[Callable[[], object]]:
 
 def called(runtime: Runtime) -> bool:
     """For the others: wait for the first, and tell whether they are to begin."""
-    return _tell(runtime, False)[1]
+    return bool(_launched(runtime).broadcast(False))  # what the first one says is what comes back
 
 
-def _tell(runtime: Runtime, begin: bool) -> tuple[Fabric, bool]:
-    """What the first process says, on all of them; it starts the others where nobody has."""
+def _launched(runtime: Runtime) -> Fabric:
+    """What joins all processes; the first one starts the others where nobody has."""
     fabric = make_fabric(runtime)
     fabric.launch()
-    return fabric, bool(fabric.broadcast(begin))
+    return fabric
 
 
 def _end(helpers: list[Popen[bytes]]) -> None:
@@ -79,7 +80,7 @@ def _end(helpers: list[Popen[bytes]]) -> None:
 def _release(runtime: Runtime) -> None:
     """Let the others go where they still wait."""
     if _others_wait(runtime):
-        _tell(runtime, False)
+        _launched(runtime).broadcast(False)
 
 
 def _others_wait(runtime: Runtime) -> bool:
